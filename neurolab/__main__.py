@@ -1,0 +1,5 @@
+"""`python -m neurolab` is the command line."""
+
+from neurolab.cli import main
+
+main()

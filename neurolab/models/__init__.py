@@ -1,0 +1,1 @@
+"""Load models, name the sites in them, and read their activations."""

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import neurolab
+from neurolab.errors import UnknownSiteError
+from neurolab.models.capture import capture
+from neurolab.models.zoo import Model, wrap_model
+
+
+@pytest.fixture
+def images(tiny_clip: Model) -> Tensor:
+    return torch.rand(3, 3, *tiny_clip.image_size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def patches(tiny_vit: Model) -> Tensor:
+    return torch.rand(2, 3, *tiny_vit.image_size, generator=torch.Generator().manual_seed(0))
+
+
+def hooks(module: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
+
+
+@contextmanager
+def counting(module: nn.Module) -> Iterator[list[int]]:
+    """How often a module has run, as the length of the list."""
+    runs: list[int] = []
+    handle = module.register_forward_pre_hook(lambda *_: runs.append(1))
+    try:
+        yield runs
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("stop", [False, True])
+def test_the_negative_side_survives_a_relu_that_works_in_place(
+    tiny_clip: Model, images: Tensor, stop: bool, gradients: bool
+) -> None:
+    images = images.clone().requires_grad_(gradients)
+    kept_by_reference: list[Tensor] = []
+    act = tiny_clip.module.get_submodule("visual.layer4.0.act3")
+    assert isinstance(act, nn.ReLU) and act.inplace
+    with torch.set_grad_enabled(gradients), capture(tiny_clip, ["layer4.0"], stop=stop) as acts:
+        tiny_clip.encode_image(images)
+    handle = act.register_forward_pre_hook(lambda _, args: kept_by_reference.append(args[0]))
+    with torch.no_grad():
+        tiny_clip.encode_image(images)
+    handle.remove()
+    assert acts["layer4.0"].min() < 0
+    assert kept_by_reference[0].min() == 0  # what a hook that only keeps a reference comes back with
+    torch.testing.assert_close(acts["layer4.0"].clamp(min=0), kept_by_reference[0])
+
+
+def test_an_output_is_kept_before_the_next_module_writes_over_it(tiny_clip: Model, images: Tensor) -> None:
+    site = "visual.layer4.0.bn1:out"  # act1 after it works in place
+    with torch.inference_mode(), capture(tiny_clip, [site], stop=False) as acts:
+        tiny_clip.encode_image(images)
+    assert acts[site].min() < 0
+
+
+def test_watching_changes_nothing(tiny_clip: Model, tiny_vit: Model, images: Tensor, patches: Tensor) -> None:
+    for model, x in ((tiny_clip, images), (tiny_vit, patches)):
+        sites = [site.name for site in neurolab.list_sites(model)]
+        with torch.inference_mode():
+            plain = model.encode_image(x)
+            with capture(model, sites, stop=False) as acts:
+                watched = model.encode_image(x)
+        assert plain is not None and watched is not None and torch.equal(plain, watched)
+        assert set(acts) == set(sites)
+
+
+def test_shapes_are_those_that_the_sites_announce(tiny_clip: Model, tiny_vit: Model) -> None:
+    for model in (tiny_clip, tiny_vit):
+        sites = neurolab.list_sites(model)
+        with torch.inference_mode(), capture(model, [site.name for site in sites]) as acts:
+            model.encode_image(torch.rand(2, 3, *model.image_size))
+        for site in sites:
+            expected = (2, site.units, *site.shape) if site.layout == "map" else (2, *site.shape, site.units)
+            assert tuple(acts[site.name].shape) == expected, site
+
+
+def test_nothing_after_the_deepest_site_runs(tiny_clip: Model, images: Tensor) -> None:
+    neurolab.list_sites(tiny_clip)  # tries the network out, once
+    block = tiny_clip.module.get_submodule("visual.layer3.0")
+    with (
+        counting(block.get_submodule("conv3")) as before,
+        counting(tiny_clip.module.get_submodule("visual.layer4.0.conv1")) as after,
+        torch.inference_mode(),
+        capture(tiny_clip, ["layer1.0", "layer3.0"]) as acts,
+    ):
+        assert tiny_clip.encode_image(images) is None
+    assert (len(before), len(after)) == (1, 0)
+    assert "layer1.0" in acts and acts["layer1.0"].shape[1] == 32
+
+
+def test_a_stopped_pass_leaves_nothing_behind(tiny_clip: Model, images: Tensor) -> None:
+    hooked = hooks(tiny_clip.module)
+    with torch.inference_mode():
+        plain = tiny_clip.encode_image(images)
+        with capture(tiny_clip, ["layer2.0"]) as acts:
+            tiny_clip.encode_image(images)
+            first = acts["layer2.0"]
+            tiny_clip.encode_image(images.flip(0))  # a second pass in the same block
+        assert torch.equal(acts["layer2.0"], first.flip(0))
+        assert torch.equal(tiny_clip.encode_image(images), plain)
+    assert hooks(tiny_clip.module) == hooked and not tiny_clip.module.training
+
+
+def test_hooks_go_when_the_block_fails_and_when_a_pass_fails_half_way(
+    tiny_clip: Model, images: Tensor
+) -> None:
+    hooked = hooks(tiny_clip.module)
+    with pytest.raises(ZeroDivisionError), capture(tiny_clip, ["layer2.0"]):
+        raise ZeroDivisionError
+    assert hooks(tiny_clip.module) == hooked
+
+    def fail(_: Tensor) -> Tensor:
+        raise ZeroDivisionError
+
+    sites = ["layer1.0", "layer3.0"]
+    with torch.inference_mode(), capture(tiny_clip, sites) as acts:
+        with pytest.raises(ZeroDivisionError), capture(tiny_clip, edit={"layer2.0": fail}):
+            tiny_clip.encode_image(images)
+        assert list(acts) == ["visual.layer1.0.act3:in"]
+        tiny_clip.encode_image(images)  # counts from the start again
+        assert len(acts) == 2
+    assert hooks(tiny_clip.module) == hooked
+
+
+def test_a_wrong_site_leaves_no_hook(tiny_clip: Model) -> None:
+    hooked = hooks(tiny_clip.module)
+    with pytest.raises(UnknownSiteError):
+        capture(tiny_clip, ["layer4.0", "layer9.9"])
+    assert hooks(tiny_clip.module) == hooked
+
+
+def test_a_bare_module_call_ends_the_block_at_the_site(tiny_clip: Model, images: Tensor) -> None:
+    reached = False
+    with torch.inference_mode(), capture(tiny_clip, ["layer2.0"]) as acts:
+        tiny_clip.module.encode_image(images)  # type: ignore[operator]
+        reached = True
+    assert not reached and acts["layer2.0"].shape[0] == 3
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_gradients_are_those_of_finite_differences(tiny_clip: Model, images: Tensor, stop: bool) -> None:
+    module = tiny_clip.module.double()
+    try:
+        x = images[:1].double().requires_grad_()
+        with capture(tiny_clip, ["layer2.0", "layer3.0"], gradients=True, stop=stop) as acts:
+            tiny_clip.encode_image(x)
+        (acts["layer3.0"] ** 2).sum().backward()
+        assert x.grad is not None and acts["layer2.0"].grad is not None
+
+        def objective(value: Tensor) -> float:
+            with torch.no_grad(), capture(tiny_clip, ["layer3.0"]) as moved:
+                tiny_clip.encode_image(value)
+            return float((moved["layer3.0"] ** 2).sum())
+
+        step = torch.zeros_like(x)
+        step[0, 1, 20, 30] = 1e-5
+        slope = (objective(x.detach() + step) - objective(x.detach() - step)) / 2e-5
+        assert x.grad[0, 1, 20, 30].item() == pytest.approx(slope, rel=1e-4)
+    finally:
+        module.float()
+
+
+def test_an_edit_changes_what_follows_and_is_what_is_kept(tiny_clip: Model, images: Tensor) -> None:
+    def set_high(activation: Tensor) -> Tensor:
+        activation = activation.clone()
+        activation[:, 5] = 50
+        return activation
+
+    with torch.inference_mode():
+        plain = tiny_clip.encode_image(images)
+        with capture(tiny_clip, ["layer3.0", "layer4.0"], edit={"layer3.0": set_high}) as acts:
+            edited = tiny_clip.encode_image(images)
+        with capture(tiny_clip, edit={"layer3.0": lambda a: a}):
+            unchanged = tiny_clip.encode_image(images)
+    assert acts["layer3.0"][:, 5].min() == 50 and acts["layer3.0"][:, 4].max() < 50
+    assert plain is not None and edited is not None and unchanged is not None
+    assert not torch.allclose(plain, edited) and torch.equal(plain, unchanged)
+
+
+def test_a_shared_module_means_its_last_run() -> None:
+    torch.manual_seed(0)
+    resnet = wrap_model(torchvision.models.resnet18(), image_size=64)
+    x = torch.rand(1, 3, 64, 64)
+    first, last = "layer1.0.relu#0:in", "layer1.0.relu:in"
+    with torch.inference_mode(), capture(resnet, [first, last]) as acts:
+        resnet.encode_image(x)
+    block = resnet.module.get_submodule("layer1.0")
+    with torch.inference_mode(), capture(resnet, ["maxpool:out"]) as stem:
+        resnet.encode_image(x)
+        pooled = stem["maxpool:out"]
+    with torch.inference_mode():
+        middle = block.bn1(block.conv1(pooled))  # type: ignore[operator]
+        residual = block.bn2(block.conv2(middle.relu())) + pooled  # type: ignore[operator]
+    torch.testing.assert_close(acts[first], middle)
+    torch.testing.assert_close(acts[last], residual)
+    with pytest.raises(UnknownSiteError):
+        capture(resnet, ["layer1.0.relu#2:in"])
+
+
+def test_nested_captures_do_not_disturb_each_other(tiny_clip: Model, images: Tensor) -> None:
+    with torch.inference_mode(), capture(tiny_clip, ["layer1.0"], stop=False) as outer:
+        with capture(tiny_clip, ["layer2.0"]) as inner:
+            tiny_clip.encode_image(images)
+        assert tiny_clip.encode_image(images) is not None
+    assert len(outer) == len(inner) == 1
+
+
+def test_asking_for_what_was_not_captured_says_so(tiny_clip: Model) -> None:
+    with capture(tiny_clip, ["layer1.0"]) as acts:
+        with pytest.raises(KeyError, match="not been computed"):
+            acts["layer1.0"]
+        with pytest.raises(KeyError, match="not asked for"):
+            acts["layer2.0"]

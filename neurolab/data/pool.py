@@ -1,0 +1,166 @@
+"""Decode workers: processes behind threads, which outlive images that kill their decoder."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from neurolab.data.decode import ImageTransform
+from neurolab.data.items import Decoded, Skip
+from neurolab.data.sources import Record
+from neurolab.data.worker import receive, receive_decoded, send, write
+from neurolab.errors import SourceError
+
+
+class WorkerDied(Exception):
+    """A decode worker ended in the middle of a task."""
+
+
+class WorkerProcess:
+    """One process that runs neurolab.data.worker, and the pipes to it."""
+
+    def __init__(self, transform: ImageTransform) -> None:
+        # Decoding uses no linear algebra: threads for it would only take time and memory to start.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        program = f"import sys; sys.path[:] = {sys.path!r}; from neurolab.data.worker import main; main()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.input, self.output = self.process.stdin, self.process.stdout
+        try:
+            send(self.input, (Image.MAX_IMAGE_PIXELS, transform))
+            receive(self.output)
+        except (OSError, EOFError) as error:
+            # Not WorkerDied: that would put the blame on the images.
+            how = self.close()
+            raise SourceError(f"a decode worker does not start ({sys.executable}, {how})") from error
+
+    def decode(self, task: bytes) -> Decoded | str:
+        """Decode a pickled group of records; WorkerDied if the process ended over it."""
+        try:
+            write(self.input, task)
+            return receive_decoded(self.output)
+        except (OSError, EOFError, ValueError) as error:
+            raise WorkerDied from error
+
+    def close(self) -> str:
+        """End the process, wait for it, and say how it ended."""
+        self.process.kill()
+        code = self.process.wait()
+        self.output.close()
+        # What was not sent yet cannot be sent any more.
+        with suppress(OSError):
+            self.input.close()
+        return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+
+class DecodePool:
+    """Decodes groups of records in ``workers`` processes; groups are given and taken as futures.
+
+    A record over which the decoder dies (a crash in a C library, the system's memory limit) is skipped with
+    that reason: its group is decoded again record by record, and the process is replaced.
+    """
+
+    def __init__(self, transform: ImageTransform, workers: int) -> None:
+        self.transform = transform
+        self._closed = False
+        self._lock = threading.Lock()
+        self._free: list[WorkerProcess] = []
+        self._all: set[WorkerProcess] = set()
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="neurolab-decode")
+
+    def submit(self, records: Sequence[Record]) -> Future[Decoded]:
+        return self._threads.submit(self._decode, list(records))
+
+    def close(self) -> None:
+        """Kill the workers and wait for them; unfinished groups are dropped."""
+        with self._lock:
+            self._closed = True
+            workers = list(self._all)
+        for worker in workers:
+            worker.process.kill()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for worker in list(self._all):
+            self._end(worker)
+
+    def _decode(self, records: list[Record]) -> Decoded:
+        try:
+            return self._run(records)
+        except WorkerDied:
+            parts = [self._decode_alone(record) for record in records]
+        return Decoded(
+            np.concatenate([part.images for part in parts]),
+            [item for part in parts for item in part.items],
+            [skip for part in parts for skip in part.skipped],
+            [note for part in parts for note in part.notes],
+        )
+
+    def _decode_alone(self, record: Record) -> Decoded:
+        try:
+            return self._run([record])
+        except WorkerDied as death:
+            reason = f"the decoder died of it ({death})"
+        return Decoded(np.empty((0, *self.transform.size, 3), np.uint8), [], [Skip(record.key, reason)])
+
+    def _run(self, records: list[Record]) -> Decoded:
+        """Decode in any free worker; WorkerDied, saying how, if it did not survive that."""
+        task = _pickled(records)
+        worker = self._take()
+        try:
+            decoded = worker.decode(task)
+        except WorkerDied as death:
+            how = self._end(worker)
+            if self._closed:
+                raise SourceError("the decode workers were closed") from death
+            raise WorkerDied(how) from death
+        with self._lock:
+            self._free.append(worker)
+        if isinstance(decoded, str):
+            raise SourceError(f"{_cannot_send(records)}: {decoded}")
+        return decoded
+
+    def _take(self) -> WorkerProcess:
+        with self._lock:
+            if self._closed:
+                raise SourceError("the decode workers were closed")
+            if self._free:
+                return self._free.pop()
+            worker = WorkerProcess(self.transform)
+            self._all.add(worker)
+            return worker
+
+    def _end(self, worker: WorkerProcess) -> str:
+        how = worker.close()
+        with self._lock:
+            self._all.discard(worker)
+        return how
+
+
+def _pickled(records: list[Record]) -> bytes:
+    try:
+        return pickle.dumps(records, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        raise SourceError(f"{_cannot_send(records)}: {error}") from error
+
+
+def _cannot_send(records: Sequence[Record]) -> str:
+    drawn: list[Any] = [record for record in records if callable(record.payload)]
+    key = drawn[0].key if drawn else records[0].key
+    return (
+        f"the drawing of {key} cannot be sent to a decode worker (its class must be in a module that can be "
+        "imported, not in the main script or a notebook; or use workers=0)"
+    )

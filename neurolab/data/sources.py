@@ -1,0 +1,135 @@
+"""What a source of images is: records in shards, read by random access, with a hash of their content.
+
+A source gives records (one image each, not yet decoded) in a fixed order. The records are cut into
+shards, and a shard is read from any record to any other, so that a build that was killed goes on
+where it was. Nothing here imports torch: the decode workers import this module.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurolab.errors import BadImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Drawing = Callable[[], "Image.Image"]
+"""A picklable call without arguments that draws the image: an instance of a class in an importable module."""
+
+Payload = bytes | Path | Drawing
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """The drawing of a record whose image cannot be had: decoding it raises BadImageError(reason).
+
+    A source that finds a broken place (a cut tar shard, a row without image) gives such a record there,
+    so that the place keeps its number and the report names it.
+    """
+
+    reason: str
+
+    def __call__(self) -> Image.Image:
+        raise BadImageError(self.reason)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of a source, not yet decoded.
+
+    ``key`` is unique in the source and the same on every machine. ``payload`` is the encoded image, the path
+    of its file, or a drawing. ``notes`` say what was wrong beside the image (captions that cannot be read).
+    """
+
+    key: str
+    payload: Payload
+    captions: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A run of records of a source; ``size`` is None where only reading to its end would tell."""
+
+    name: str
+    size: int | None
+
+
+class Source(ABC):
+    """A stream of images with stable keys, and captions or labels where it has them.
+
+    Subclasses set ``kind`` and ``location`` and give shards(), read() and content_hash(). Their records keep
+    their place: record ``i`` of a shard is the same whatever range is read.
+    """
+
+    kind: str
+    location: str
+
+    @abstractmethod
+    def shards(self) -> list[Shard]:
+        """The shards in order, their names unique."""
+
+    @abstractmethod
+    def read(self, shard: Shard, start: int = 0, stop: int | None = None) -> Iterator[Record]:
+        """Records start, start + 1, ... before stop (None: the end) of a shard. A stream skips by reading."""
+
+    @abstractmethod
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of what the source holds; the same wherever it lies. May read everything once."""
+
+    def __len__(self) -> int:
+        """The number of records, bad images included; TypeError where it is not known without reading."""
+        sizes = [shard.size for shard in self.shards()]
+        if any(size is None for size in sizes):
+            raise TypeError(f"the length of {self.location} is not known before it is read (a stream)")
+        return sum(size for size in sizes if size is not None)
+
+    def __bool__(self) -> bool:
+        # Without this, truth would ask for a length, which a stream does not have.
+        return True
+
+    def __iter__(self) -> Iterator[Record]:
+        """All records in order."""
+        for shard in self.shards():
+            yield from self.read(shard)
+
+    def describe(self) -> dict[str, Any]:
+        """kind, location, hash and size (None for a stream): what an atlas says about its source."""
+        try:
+            size: int | None = len(self)
+        except TypeError:
+            size = None
+        return {"kind": self.kind, "location": self.location, "hash": self.content_hash(), "size": size}
+
+    def limit(self, count: int) -> Source:
+        """The first ``count`` records of this source, as a source."""
+        from neurolab.data.combine import LimitedSource
+
+        return LimitedSource(self, count)
+
+
+def open_source(spec: str | Path | Source | Sequence[str | Path | Source]) -> Source:
+    """Open a source of images by what names it.
+
+    ``spec`` is one of
+
+    - ``"demo"``: the demo set, drawn from installed packages
+    - a folder of images (JPEG, PNG, WebP, GIF, BMP, TIFF), searched recursively
+    - WebDataset shards: a .tar file, a folder of them, a pattern ``train-{000..099}.tar`` or ``*.tar``, or a
+      URL, with braces too (``https://.../{00..07}.tar``, ``s3://...``: anything that fsspec opens)
+    - Parquet: a .parquet file, a folder of them, or a pattern
+    - a folder written by ``datasets.save_to_disk``
+    - ``"hf:NAME[@REVISION][#CONFIG][:SPLIT]"``: a dataset of the Hugging Face hub, streamed
+    - a source (given back as it is), or a sequence of any of these (their records one after another)
+
+    Raises SourceError, naming what is there instead, when nothing is found or its kind is not known.
+    """
+    from neurolab.data.opening import open_any
+
+    return open_any(spec)

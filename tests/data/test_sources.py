@@ -1,0 +1,206 @@
+"""Sources by name, parts of sources, and sources one after another."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neurolab.data.combine import ConcatSource, LimitedSource
+from neurolab.data.folder import FolderSource
+from neurolab.data.hashing import ContentHash, records_hash
+from neurolab.data.parquet import ParquetSource, SavedSource
+from neurolab.data.sources import Record, Shard, Source, Unreadable, open_source
+from neurolab.data.streams import TarStreamSource
+from neurolab.data.tars import TarSource
+from neurolab.errors import SourceError
+from tests.data.making import MemorySource, Square, encoded, samples, write_tar
+from tests.data.test_tables import hf_dataset
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with one source of each kind."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos/cats").mkdir(parents=True)
+    (tmp_path / "photos/cats/1.jpg").write_bytes(encoded(1))
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "more").mkdir()
+    write_tar(tmp_path / "more/t-002.tar", samples(2, 9))
+    for i in range(3):
+        write_tar(tmp_path / f"shards/t-{i:03d}.tar", samples(2, 2 * i))
+    write_tar(tmp_path / "packed.tar.gz", samples(2), "w:gz")
+    hf_dataset(3).to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "repository/data").mkdir(parents=True)
+    hf_dataset(3).to_parquet(tmp_path / "repository/data/train.parquet")
+    hf_dataset(3).save_to_disk(tmp_path / "saved")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "readme.txt").write_text("hello")
+    return tmp_path
+
+
+SPECS: dict[str, tuple[object, type[Source], int]] = {
+    "folder of images": ("photos", FolderSource, 1),
+    "path": (Path("photos"), FolderSource, 1),
+    "trailing slash": ("photos/", FolderSource, 1),
+    "folder of tars": ("shards", TarSource, 6),
+    "one tar": ("shards/t-001.tar", TarSource, 2),
+    "glob": ("shards/*.tar", TarSource, 6),
+    "braces": ("shards/t-{000..001}.tar", TarSource, 4),
+    "braces and glob": ("{shards,more}/t-00[12].tar", TarSource, 6),
+    "Parquet file": ("rows.parquet", ParquetSource, 3),
+    "Parquet repository": ("repository", ParquetSource, 3),
+    "saved dataset": ("saved", SavedSource, 3),
+    "several": (["photos", "rows.parquet"], ConcatSource, 4),
+    "a list of one": (["photos"], FolderSource, 1),
+}
+
+
+@pytest.mark.parametrize("spec, kind, size", SPECS.values(), ids=SPECS.keys())
+def test_specs(place: Path, spec: str, kind: type[Source], size: int) -> None:
+    source = open_source(spec)
+    assert type(source) is kind
+    assert len(source) == len(list(source)) == size
+    assert len({record.key for record in source}) == size
+    told = source.describe()
+    assert set(told) == {"kind", "location", "hash", "size"}
+    assert (told["size"], len(told["hash"])) == (size, 64)
+
+
+def test_sources_and_streams_pass(place: Path) -> None:
+    source = FolderSource("photos")
+    assert open_source(source) is source
+    assert isinstance(open_source("packed.tar.gz"), TarStreamSource)
+    assert isinstance(open_source("https://example.org/{00..03}.tar?x=1"), TarStreamSource)
+    assert len(open_source("s3://bucket/t-{0..9}.tar").shards()) == 10
+
+
+WRONG: dict[str, tuple[object, str]] = {
+    "a typo": ("photo", r"nothing at photo: did you mean photos\?"),
+    "a typo in a folder": ("shards/t-0001.tar", r"did you mean t-0"),
+    "deep down": ("nowhere/at/all", "nothing at nowhere/at/all"),
+    "a typo of demo": ("dmeo", r"did you mean demo\?"),
+    "a pattern without files": ("shards/*.tra", r"nothing at shards/\*\.tra"),
+    "a hole in the braces": ("shards/t-{000..003}.tar", r"nothing at shards/t-003\.tar \(of the pattern"),
+    "open braces": ("shards/t-{000..", "."),
+    "an empty folder": ("empty", "no images below it"),
+    "an unknown kind": ("readme.txt", r"no known kind \(\.txt\)"),
+    "one image": ("photos/cats/1.jpg", "is an image: a source is a folder of images, give photos/cats"),
+    "nothing": ("", "empty name"),
+    "a number": (3, "not a source"),
+    "an empty list": ([], "no sources"),
+    "a web page": ("https://example.org/index.html", "names no tar shards"),
+    "a command": ("pipe:cat x.tar", "run a command"),
+    "a bad hub name": ("hf:", "does not read as"),
+}
+
+
+@pytest.mark.parametrize("spec, message", WRONG.values(), ids=WRONG.keys())
+def test_wrong_specs_say_what_to_do(place: Path, spec: str, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        open_source(spec)
+
+
+def test_a_folder_of_both_kinds_must_be_told(place: Path) -> None:
+    os.link(place / "rows.parquet", place / "shards/rows.parquet")
+    with pytest.raises(SourceError, match=r"give shards/\*\.tar or shards/\*\.parquet"):
+        open_source("shards")
+    assert len(open_source("shards/*.tar")) == 6
+
+
+def records(prefix: str, count: int) -> list[Record]:
+    return [Record(f"{prefix}{i}", f"bytes {i}".encode()) for i in range(count)]
+
+
+def test_several_sources(place: Path) -> None:
+    (place / "more/photos/dogs").mkdir(parents=True)
+    (place / "more/photos/dogs/2.jpg").write_bytes(encoded(2))
+    source = open_source(["photos", "more/photos", "shards/t-000.tar", "shards"])
+    keys = [record.key for record in source]
+    assert keys[:4] == ["photos/cats/1.jpg", "photos-2/dogs/2.jpg", "t-000/0000", "t-000/0001"]
+    assert keys[4] == "shards/t-000/0000"
+    names = [shard.name for shard in source.shards()]
+    assert len(set(names)) == len(names)
+    assert list(source.read(source.shards()[-1], 1)) == list(source)[-1:]
+    other_way = open_source(["more/photos", "photos", "shards/t-000.tar", "shards"])
+    assert other_way.content_hash() != source.content_hash()
+
+
+def test_labels_that_name_keys_go_on_naming_them() -> None:
+    part = MemorySource({"s": [Record("x", b"", labels={"clean": "y"})]})
+    (record,) = ConcatSource([part])
+    assert record.labels == {"clean": "memory/y"}
+
+
+sizes = st.lists(st.integers(0, 5), min_size=1, max_size=5)
+
+
+@given(sizes, st.integers(1, 20), st.booleans())
+def test_limits_take_the_first_records(counts: list[int], limit: int, sized: bool) -> None:
+    inner = MemorySource({f"s{i}": records(f"{i}-", count) for i, count in enumerate(counts)}, sized)
+    source = inner.limit(limit)
+    expected = list(inner)[:limit]
+    assert list(source) == expected
+    # Shards in any order, as a resumed build or another process reads them, and in ranges.
+    fresh = inner.limit(limit)
+    parts = {shard.name: list(fresh.read(shard)) for shard in reversed(fresh.shards())}
+    assert [record for shard in fresh.shards() for record in parts[shard.name]] == expected
+    for shard in fresh.shards():
+        ranged = [record for i in range(6) for record in inner.limit(limit).read(shard, i, i + 1)]
+        assert ranged == parts[shard.name]
+    if sized:
+        assert len(source) == len(expected)
+
+
+def test_a_limit_reads_no_more_than_it_gives() -> None:
+    inner = MemorySource({"a": records("a", 9), "b": records("b", 9), "c": records("c", 9)}, sized=False)
+    list(inner.limit(5))
+    assert {name for name, _ in inner.reads} == {"a"}
+    with pytest.raises(SourceError, match="at least 1"):
+        LimitedSource(inner, 0)
+
+
+def test_the_hash_of_a_limited_source_is_of_what_it_takes(place: Path) -> None:
+    one, two = open_source("shards/t-000.tar"), open_source("shards/t-{000..001}.tar")
+    assert one.limit(1).content_hash() != one.limit(2).content_hash()
+    assert two.limit(2).content_hash() == open_source("shards").limit(2).content_hash()
+    drawn = MemorySource({"s": [Record("a", Square(1)), Record("b", Square(2))]})
+    assert records_hash("x", drawn) is None
+    assert drawn.limit(1).content_hash() != drawn.limit(2).content_hash() != drawn.content_hash()
+
+
+def test_record_hashes_know_every_part() -> None:
+    variants = [
+        *(Record("a", b"x"), Record("b", b"x"), Record("a", b"y"), Record("a", b"x", ("c",))),
+        *(Record("a", b"x", labels={"l": "1"}), Record("a", Unreadable("x")), Record("a", Path("nowhere"))),
+    ]
+    assert len({records_hash("x", [record]) for record in variants}) == len(variants)
+
+
+@given(st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=4))
+def test_different_texts_hash_differently(a: list[str], b: list[str]) -> None:
+    def digest(texts: list[str]) -> str:
+        total = ContentHash("x")
+        for text in texts:
+            total.add_text(text)
+        return total.hexdigest()
+
+    assert (digest(a) == digest(b)) == (a == b)
+
+
+def test_reading_sources_needs_no_torch() -> None:
+    code = (
+        "import sys, neurolab.data.worker, neurolab.data.loader, neurolab.data.opening; "
+        "sys.exit('torch' in sys.modules or 'datasets' in sys.modules or 'webdataset' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_shards_are_values() -> None:
+    assert Shard("a", 3) == Shard("a", 3)
+    assert Record("a", b"").labels == {}

@@ -1,0 +1,224 @@
+"""What an atlas knows of a site and of one of its units, and where in an image a unit fired."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurolab.atlas.pictures import PictureRow
+from neurolab.atlas.writing import read_npz, write_npz
+from neurolab.errors import AtlasError
+
+Box = tuple[float, float, float, float]
+
+# Name, stored dtype, shape; "units" is the site's, the other sizes are what the arrays say.
+_EXEMPLARS = (
+    ("values", np.float32, ("units", "k")),
+    ("images", np.int64, ("units", "k")),
+    ("position", np.int32, ("units", "k")),
+)
+_STATISTICS = (
+    ("count", np.int64, ("units",)),
+    ("mean", np.float64, ("units",)),
+    ("sd", np.float64, ("units",)),
+    ("min", np.float32, ("units",)),
+    ("max", np.float32, ("units",)),
+    ("histogram", np.int64, ("units", "bins")),
+    ("edges", np.float64, ("units", "bins+1")),
+)
+_EMBEDDINGS = (("embedding", np.float16, ("units", "dim")),)
+_FILES = {"exemplars.npz": _EXEMPLARS, "statistics.npz": _STATISTICS, "embeddings.npz": _EMBEDDINGS}
+
+
+@dataclass(frozen=True)
+class SiteArrays:
+    """Everything recorded of a site's units, as read-only arrays mapped into memory; row u is unit u.
+
+    Exemplars are ordered from the strongest; where a unit has fewer than k, `images` is -1, `values` is NaN
+    or -inf as the miner left it, and such places are no exemplars.
+    """
+
+    name: str
+    short: str
+    units: int
+    layout: str  # "map", "tokens" or "vector"
+    shape: tuple[int, ...]  # (height, width) of the map, (tokens,) or ()
+    prefix_tokens: int
+    reduction: str
+    grid: tuple[int, int] | None  # the (height, width) that positions count in
+    values: np.ndarray  # [units, k] float32: the exemplar's activation
+    images: np.ndarray  # [units, k] int64: the exemplar's image number, -1 for none
+    position: np.ndarray  # [units, k] int32: the place of the maximum in `grid`, row by row; -1 for none
+    count: np.ndarray  # [units] int64: images seen
+    mean: np.ndarray  # [units] float64, over images
+    sd: np.ndarray  # [units] float64
+    min: np.ndarray  # [units] float32
+    max: np.ndarray  # [units] float32
+    histogram: np.ndarray  # [units, bins] int64
+    edges: np.ndarray  # [units, bins + 1] float64
+    embedding: np.ndarray | None  # [units, D] float16: unit-norm mean embedding of the exemplars
+
+    @property
+    def k(self) -> int:
+        """The number of exemplars that a unit can have."""
+        return int(self.values.shape[1])
+
+    def unit_name(self, index: int) -> str:
+        """`SITE/index`."""
+        return f"{self.name}/{index}"
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """An image that excites a unit, and the place in the unit's map where it does so most."""
+
+    image: int  # its number in the atlas
+    key: str
+    value: float  # the activation there
+    position: int  # row * grid width + column; -1 where the reduction has no place
+    row: int | None
+    column: int | None
+    grid: tuple[int, int] | None  # (height, width) of the map
+    captions: tuple[str, ...]
+    labels: dict[str, str]
+    width: int  # of the original image, pixels
+    height: int
+
+    def box(self) -> Box | None:
+        """The map cell as (x0, y0, x1, y1) in fractions of what the model saw; None without a place.
+
+        The cell is the share of the view that the map's grid gives it, not the unit's receptive field.
+        """
+        if self.row is None or self.column is None or self.grid is None:
+            return None
+        rows, columns = self.grid
+        return self.column / columns, self.row / rows, (self.column + 1) / columns, (self.row + 1) / rows
+
+    def box_in_image(self, image_size: Sequence[int], resize_mode: str = "shortest") -> Box | None:
+        """The map cell in fractions of the original image (and so of its thumbnail); None without a place."""
+        box = self.box()
+        if box is None:
+            return None
+        return view_to_image(box, (self.width, self.height), image_size, resize_mode)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit's page: its exemplars, the distribution of its activations, its pictures."""
+
+    site: str
+    index: int
+    name: str
+    exemplars: list[Exemplar]
+    mean: float
+    sd: float
+    min: float
+    max: float
+    count: int
+    histogram: np.ndarray  # [bins]
+    edges: np.ndarray  # [bins + 1]
+    pictures: list[PictureRow] = field(default_factory=list)
+
+
+def view_to_image(
+    box: Box, image: tuple[int, int], image_size: Sequence[int], resize_mode: str = "shortest"
+) -> Box:
+    """A rectangle in fractions of the model's view, in fractions of the original image.
+
+    image: (width, height) of the original; image_size: (height, width) of the model's input. The view is the
+    centre crop of the image scaled so that it just covers the input (`shortest`), the image padded to fit
+    into it (`longest`), or the image stretched to it (`squash`). Cut to the image; exact but for the rounding
+    to whole pixels.
+    """
+    if resize_mode == "squash":
+        return box
+    if resize_mode not in ("shortest", "longest"):
+        raise AtlasError(f"resize mode {resize_mode!r} is not one of shortest, longest, squash")
+    scales = image[0] / image_size[1], image[1] / image_size[0]
+    scale = min(scales) if resize_mode == "shortest" else max(scales)
+    # How much of the image, as a fraction of it, the view spans along each axis; it shares the image's
+    # centre.
+    spans = scale * image_size[1] / image[0], scale * image_size[0] / image[1]
+    x0, y0, x1, y1 = (0.5 + (value - 0.5) * spans[i % 2] for i, value in enumerate(box))
+    return max(x0, 0.0), max(y0, 0.0), min(x1, 1.0), min(y1, 1.0)
+
+
+def position_grid(
+    layout: str, shape: Sequence[int], prefix_tokens: int, image_size: Sequence[int]
+) -> tuple[int, int] | None:
+    """The (height, width) in which a site's positions count: its map, or its patches' grid; None without one.
+
+    Patches fill the image, so of the factorings of their number the one with the image's proportions is
+    theirs.
+    """
+    if layout == "map":
+        return int(shape[0]), int(shape[1])
+    patches = int(shape[0]) - prefix_tokens if layout == "tokens" and shape else 0
+    if patches <= 0:
+        return None
+    rows = round(math.sqrt(patches * image_size[0] / image_size[1]))
+    return (rows, patches // rows) if rows and patches % rows == 0 else None
+
+
+def write_site_arrays(
+    folder: str | Path,
+    units: int,
+    exemplars: Mapping[str, np.ndarray],
+    statistics: Mapping[str, np.ndarray],
+    embedding: np.ndarray | None = None,
+) -> dict[str, int]:
+    """Write a site's array files, shapes and types checked; returns {"k", "bins", "embedding_dim"}."""
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    sizes = {"units": units}
+    files: list[tuple[str, Mapping[str, np.ndarray]]] = [
+        ("exemplars.npz", exemplars),
+        ("statistics.npz", statistics),
+    ]
+    if embedding is not None:
+        files.append(("embeddings.npz", {"embedding": embedding}))
+    else:
+        (path / "embeddings.npz").unlink(missing_ok=True)
+    for name, arrays in files:
+        write_npz(path / name, **_checked(name, arrays, sizes))
+    return {"k": sizes["k"], "bins": sizes["bins"], "embedding_dim": sizes.get("dim", 0)}
+
+
+def read_site_arrays(folder: Path, units: int, has_embedding: bool) -> dict[str, Any]:
+    """The arrays of a site by name, mapped and checked; `embedding` is None where there is none."""
+    sizes = {"units": units}
+    arrays: dict[str, Any] = {"embedding": None}
+    for name in ["exemplars.npz", "statistics.npz"] + ["embeddings.npz"] * has_embedding:
+        try:
+            arrays |= _checked(name, read_npz(folder / name), sizes)
+        except AtlasError as error:
+            raise AtlasError(f"{folder}: {error}") from error
+    return arrays
+
+
+def _checked(file: str, arrays: Mapping[str, np.ndarray], sizes: dict[str, int]) -> dict[str, np.ndarray]:
+    """The arrays that the file needs, in their stored types; fills in `sizes` as shapes tell them."""
+    expected = _FILES[file]
+    names = [name for name, _, _ in expected]
+    if sorted(arrays) != sorted(names):
+        raise AtlasError(f"{file} needs the arrays {', '.join(names)}, not {', '.join(sorted(arrays))}")
+    result = {}
+    for name, dtype, axes in expected:
+        array = np.asarray(arrays[name])
+        wanted = tuple(
+            sizes["bins"] + 1
+            if axis == "bins+1"
+            else sizes.setdefault(axis, array.shape[i] if i < array.ndim else -1)
+            for i, axis in enumerate(axes)
+        )
+        if array.shape != wanted or not np.can_cast(array.dtype, dtype, "same_kind"):
+            raise AtlasError(
+                f"{file}: {name} is {array.dtype} of shape {array.shape}, not {np.dtype(dtype)} of {wanted}"
+            )
+        result[name] = array.astype(dtype, copy=False)
+    return result

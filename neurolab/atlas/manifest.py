@@ -1,0 +1,91 @@
+"""manifest.json: what an atlas was made from, and the one file whose presence says that it is whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neurolab.atlas.writing import site_folder
+from neurolab.errors import AtlasError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+_SITE_FIELDS = (
+    "order", "short", "units", "shape", "layout", "prefix_tokens",
+    "reduction", "grid", "folder", "embedding_dim",
+)  # fmt: skip
+BUILDING = ".building"  # holds an unfinished build's parts and checkpoint
+
+
+def describe_model(
+    model: Any, *, pretrained: str | None = None, weights: str | Path | None = None
+) -> dict[str, Any]:
+    """What the manifest says of a `neurolab.Model`: enough to know it, and to load it again.
+
+    pretrained, weights: as they were given to `load_model`, where the model does not carry them itself; of a
+    weights file only the name is kept, for where it lay is this machine's affair, and `weights_hash` tells if
+    another is it.
+    """
+    given = {"pretrained": pretrained, "weights": weights}
+    for name, value in given.items():
+        given[name] = value or getattr(model, name, None) or getattr(model, "settings", {}).get(name)
+    return {
+        "name": model.name,
+        "weights_hash": model.weights_hash,
+        "image_size": list(model.image_size),
+        "mean": list(model.mean),
+        "std": list(model.std),
+        "resize_mode": model.resize_mode,
+        "interpolation": model.interpolation,
+        "embedding_dim": model.embedding_dim,
+        "has_text": bool(model.has_text),
+        "pretrained": given["pretrained"],
+        "weights": Path(given["weights"]).name if given["weights"] else None,
+    }
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the atlas in `folder`; an AtlasError says what is wrong with it and what to do."""
+    if not folder.is_dir():
+        raise AtlasError(f"there is no atlas at {folder}; build one with `neurolab build --out {folder}`")
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        if (folder / BUILDING).is_dir():
+            raise AtlasError(
+                f"the atlas at {folder} is incomplete: its build was interrupted or is still going on; "
+                "run the same `neurolab build` again and it goes on where it was"
+            ) from error
+        raise AtlasError(
+            f"{folder} is no atlas, for it has no {MANIFEST}; build one with `neurolab build`"
+        ) from error
+    except (ValueError, OSError) as error:
+        raise AtlasError(f"{path} cannot be read ({error}); build the atlas again") from error
+    _check(path, manifest)
+    return dict(manifest)
+
+
+def _check(path: Path, manifest: Any) -> None:
+    version = manifest.get("format_version") if isinstance(manifest, Mapping) else None
+    if not isinstance(version, int) or version < 1:
+        raise AtlasError(f"{path} is not the manifest of an atlas; build the atlas again")
+    if version > FORMAT_VERSION:
+        raise AtlasError(
+            f"{path} is of format version {version}, newer than this neurolab reads ({FORMAT_VERSION}); "
+            "upgrade neurolab, or build the atlas again with this one"
+        )
+    missing = [
+        name
+        for name in ("model", "source", "settings", "sites")
+        if not isinstance(manifest.get(name), Mapping)
+    ]
+    if missing or manifest.get("complete") is not True:
+        raise AtlasError(f"{path} is damaged (no {', '.join(missing) or 'complete'}); build the atlas again")
+    for name, about in manifest["sites"].items():
+        lacking = [field for field in _SITE_FIELDS if not isinstance(about, Mapping) or field not in about]
+        # The folder is checked, too, so that no manifest sends a reader out of its atlas.
+        if lacking or about["folder"] != f"sites/{site_folder(name)}":
+            raise AtlasError(f"{path} is damaged (site {name!r}); build the atlas again")

@@ -1,0 +1,118 @@
+"""Finding units: by what a text says, and by an image that excites them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from neurolab.atlas import Atlas
+from neurolab.atlas.arrays import SiteArrays, position_grid
+from neurolab.errors import AtlasError
+from neurolab.mining.reductions import reduce_map
+from neurolab.models.capture import capture
+from neurolab.models.zoo import Model
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A unit that a search found, and how well it fits: the higher, the better.
+
+    score: for a text the cosine, for an image the z-score. value: the activation by the image.
+    """
+
+    unit: str  # SITE/89
+    score: float
+    value: float | None = None
+
+
+def units_like_text(
+    atlas: Atlas, model: Model, text: str, site: str | Sequence[str] | None = None, top: int = 24
+) -> list[Hit]:
+    """The units whose exemplars look most like a text, best first.
+
+    The score is the cosine between the text's embedding and the unit's, which is the mean direction of its
+    exemplars' embeddings from the mean of all images (`neurolab.mining.embeddings`). site: one or several
+    sites; default: all. Ties: by site, then by unit number. Raises MissingTextTowerError for a model without
+    a text tower; AtlasError for another model than the atlas's and where the atlas has no embeddings.
+    """
+    require_model(atlas, model)
+    direction = model.encode_text(text)[0].detach().to("cpu", torch.float32).numpy()
+    found = []
+    for arrays in _sites(atlas, site):
+        if arrays.embedding is not None:
+            cosine = np.asarray(arrays.embedding, np.float32) @ direction
+            found.append((arrays, cosine.astype(np.float64), None))
+    if not found:
+        raise AtlasError(f"{atlas.path} has no embeddings of units, for its model gives none of images")
+    return _best(found, top)
+
+
+def units_excited_by(
+    atlas: Atlas, model: Model, image: Image.Image, site: str | Sequence[str] | None = None, top: int = 24
+) -> list[Hit]:
+    """The units that an image excites most, measured by what is usual for each of them, best first.
+
+    The score is z = (value - mean) / sd: the image's activation under the atlas's reduction, and the unit's
+    mean and standard deviation over the atlas's images. Units that never vary are left out. site: one or
+    several sites, computed in one pass; default: all. Ties: by site, then by unit number. AtlasError for
+    another model than the atlas's.
+    """
+    require_model(atlas, model)
+    sites = _sites(atlas, site)
+    images = model.preprocess(image)[None].to(model.device)
+    with torch.inference_mode(), capture(model, [arrays.name for arrays in sites]) as acts:
+        model.encode_image(images)
+    found = []
+    for arrays in sites:
+        reduced = reduce_map(
+            acts[arrays.name],
+            arrays.reduction,
+            layout=arrays.layout,
+            prefix_tokens=arrays.prefix_tokens,
+            grid=position_grid(arrays.layout, arrays.shape, arrays.prefix_tokens, model.image_size),
+        )
+        value, sd = reduced.values[0], np.asarray(arrays.sd, np.float64)
+        varies = np.isfinite(sd) & (sd > 0)
+        score = (value - np.asarray(arrays.mean, np.float64)) / np.where(varies, sd, 1.0)
+        found.append((arrays, np.where(varies, score, np.nan), value))
+    return _best(found, top)
+
+
+def require_model(atlas: Atlas, model: Model) -> None:
+    """AtlasError unless the atlas was made of this model: the weights are compared, not the names."""
+    about = atlas.manifest["model"]
+    if about["weights_hash"] != model.weights_hash:
+        raise AtlasError(
+            f"{atlas.path} was made of {about['name']} with the weights {about['weights_hash'][:12]}, not of "
+            f"{model.name} with {model.weights_hash[:12]}; load the model that the atlas was made of"
+        )
+
+
+def _sites(atlas: Atlas, site: str | Sequence[str] | None) -> list[SiteArrays]:
+    names = atlas.sites if site is None else [site] if isinstance(site, str) else site
+    return [atlas.site(name) for name in names]
+
+
+_Scores = tuple[SiteArrays, NDArray[np.float64], NDArray[np.float32] | None]
+
+
+def _best(found: Sequence[_Scores], top: int) -> list[Hit]:
+    """The best units of all sites; a score that is NaN is no hit."""
+    scores = np.concatenate([score for _, score, _ in found])
+    site_of = np.repeat(np.arange(len(found)), [len(score) for _, score, _ in found])
+    unit_of = np.concatenate([np.arange(len(score)) for _, score, _ in found])
+    order = np.argsort(np.where(np.isnan(scores), np.inf, -scores), kind="stable")[: max(top, 0)]
+    hits = []
+    for place in order:
+        if np.isnan(scores[place]):
+            break
+        arrays, _, values = found[int(site_of[place])]
+        unit = int(unit_of[place])
+        value = None if values is None else float(values[unit])
+        hits.append(Hit(arrays.unit_name(unit), float(scores[place]), value))
+    return hits

@@ -1,0 +1,1 @@
+"""Dataset-example mining: mergeable summaries and the one-pass miner."""

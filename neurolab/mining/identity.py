@@ -1,0 +1,119 @@
+"""What a build is made from, and what to do with a folder that already holds one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neurolab.atlas import Atlas
+from neurolab.atlas.manifest import BUILDING, MANIFEST
+from neurolab.atlas.writing import locked
+from neurolab.errors import AtlasError
+
+Identity = dict[str, dict[str, Any]]
+
+# What the bytes of a build depend on beside model, source and settings; a finished atlas is good with any.
+ENGINE = ("device", "precision", "threads", "torch")
+
+
+def unfinished(out: Path) -> Identity | None:
+    """What the unfinished build in the folder is made from; None where there is none."""
+    path = out / BUILDING / "identity.json"
+    if (out / MANIFEST).exists() or not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        return {part: dict(found[part]) for part in ("model", "source", "settings")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise AtlasError(f"{path} is damaged ({error}); remove {out / BUILDING} to start afresh") from error
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, engine: bool) -> list[str]:
+    """What of two builds differs, in words: weights, source content, settings, and (if asked) the engine.
+
+    Names and places do not count: a model or source that was moved is the same by its hash.
+    """
+    found = []
+    for part, key in (("model", "weights_hash"), ("source", "hash")):
+        a, b = before[part].get(key), now[part].get(key)
+        if a != b:
+            name = {"model": "model", "source": "source"}[part]
+            label = "name" if part == "model" else "location"
+            found.append(
+                f"the {name} was {before[part].get(label)} ({str(a)[:12]}), "
+                f"is {now[part].get(label)} ({str(b)[:12]})"
+            )
+    old, new = before["settings"], now["settings"]
+    for key in sorted({*old, *new}):
+        a, b = (sorted(x[key]) if key == "sites" and key in x else x.get(key) for x in (old, new))
+        if (engine or key not in ENGINE) and a != b:
+            found.append(f"{key} was {_shown(old.get(key))}, is {_shown(new.get(key))}")
+    return found
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else repr(value)
+
+
+def same_build(out: Path, identity: Identity, *, overwrite: bool) -> Atlas | None:
+    """The finished atlas in `out` if it is this build; None if the build is to be begun or gone on with.
+
+    AtlasError where the folder holds a build of something else, finished or not; with `overwrite` that is
+    removed. People's labels are never removed: they stay where the weights are the same, and are a reason to
+    refuse where they are not.
+    """
+    finished = (out / MANIFEST).exists()
+    if not finished:
+        before = unfinished(out)
+        if before is None:
+            return None
+        different = differences(before, identity, engine=True)
+    else:
+        try:
+            atlas = Atlas.open(out)
+        except AtlasError:
+            if not overwrite:
+                raise
+            clear(out, keep_labels=True)
+            return None
+        before = atlas.manifest
+        different = differences(before, identity, engine=False)
+        if not different:
+            return atlas
+    if different and not overwrite:
+        kind = "a finished atlas" if finished else "an unfinished build"
+        raise AtlasError(
+            f"{out} holds {kind} of something else: {'; '.join(different)}. Give the same model, source and "
+            "settings, choose another folder, or start afresh with overwrite=True (--overwrite)"
+        )
+    if different:
+        same_weights = before["model"].get("weights_hash") == identity["model"]["weights_hash"]
+        clear(out, keep_labels=same_weights)
+    return None
+
+
+def clear(out: Path, *, keep_labels: bool) -> None:
+    """Remove what a build has left in `out`, the manifest first; AtlasError while another writes there."""
+    if not keep_labels and (out / "labels.sqlite").exists():
+        raise AtlasError(
+            f"{out} holds labels that people gave to the units of another model (labels.sqlite); "
+            "choose another folder, or move them away"
+        )
+    building = out / BUILDING
+    if not (building.is_dir() or (out / MANIFEST).exists()):
+        raise AtlasError(f"{out} holds no atlas that could be overwritten; choose another folder")
+    building.mkdir(exist_ok=True)
+    with locked(building / "lock", wait=False):
+        (out / MANIFEST).unlink(missing_ok=True)
+        for path in [*out.glob("*.parquet"), out / "report.json"]:
+            path.unlink(missing_ok=True)
+        for folder in (out / "sites", out / "pictures"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in building.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink()

@@ -1,0 +1,192 @@
+"""A build at work: batches in, an atlas out, and the state on the disk in between."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neurolab.atlas import Atlas, AtlasWriter
+from neurolab.atlas.arrays import position_grid
+from neurolab.atlas.manifest import BUILDING
+from neurolab.atlas.writing import remove_leftovers
+from neurolab.data.loader import Batch
+from neurolab.errors import AtlasError, SourceError
+from neurolab.mining.checkpoint import MiningState, fresh_state
+from neurolab.mining.embeddings import EmbeddingsFile, mean_direction, unit_embeddings
+from neurolab.mining.identity import Identity, unfinished
+from neurolab.mining.progress import Reporter
+from neurolab.mining.reductions import Reduced, reduce_map
+from neurolab.models.capture import capture
+from neurolab.models.sites import Site
+from neurolab.models.zoo import Model
+
+CHECKPOINT = "checkpoint.npz"
+
+
+class Job:
+    """Mines `sites` of a model into the folder `out`, from the start or from the checkpoint there.
+
+    `run` takes the batches that `state.done` leaves, `finish` makes the atlas of them. Use as a context
+    manager: only one job may have the folder, and the model is under capture.
+    """
+
+    def __init__(
+        self, model: Model, sites: Sequence[Site], out: Path, identity: Identity, checkpoint_seconds: float
+    ) -> None:
+        self.model, self.sites, self.out, self.identity = model, sites, out, identity
+        self.checkpoint_seconds = checkpoint_seconds
+        self.reduction: str = identity["settings"]["reduction"]
+        self._held = ExitStack()
+
+    def __enter__(self) -> Job:
+        self.state = self._restore()
+        self._saved = time.monotonic()
+        with ExitStack() as stack:
+            self.writer = stack.enter_context(
+                AtlasWriter(self.out, **self.identity, image_rows=self.state.images)
+            )
+            for folder in (self.writer.build_folder, *(self.out / "sites").glob("*")):
+                remove_leftovers(folder)
+            self.embeddings = self._open_embeddings()
+            if self.embeddings is not None:
+                stack.callback(self.embeddings.close)
+            # Without embeddings nothing behind the deepest site is needed, and the pass stops there.
+            stop = None if self.embeddings is None else False
+            self._acts = stack.enter_context(
+                capture(self.model, [site.name for site in self.sites], stop=stop)
+            )
+            self._held = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._held.close()
+
+    def run(self, batches: Iterable[Batch], reporter: Reporter) -> None:
+        """Take in all batches, saving the state now and then, at the end, and before an error goes on.
+
+        Ctrl-C is such an error.
+        """
+        try:
+            for batch in batches:
+                self.take(batch)
+                reporter.advance(batch.stop - batch.start)
+                if time.monotonic() - self._saved >= self.checkpoint_seconds:
+                    self.save()
+            self.save()
+        except BaseException:
+            if not self.state.torn:
+                with suppress(OSError):  # on a full disk the last checkpoint has to do
+                    self.save()
+            raise
+        finally:
+            close = getattr(batches, "close", None)
+            if close is not None:
+                close()
+
+    def take(self, batch: Batch) -> None:
+        """Compute a batch and take it in, wholly or not at all."""
+        reduced, embeddings = self._compute(batch) if batch.items else ({}, None)
+        with self.state.taking():
+            images = np.arange(self.state.images, self.state.images + len(batch.items), dtype=np.int64)
+            for site, values in reduced.items():
+                self.state.sites[site].update(values, images)
+            self.writer.append_images(batch.items, embeddings)
+            if self.embeddings is not None and embeddings is not None:
+                self.embeddings.append(embeddings)
+            self.state.images += len(batch.items)
+            self.state.skipped += [(skip.key, skip.reason) for skip in batch.skipped]
+            self.state.done[batch.shard] = batch.number + 1
+
+    @torch.inference_mode()
+    def _compute(self, batch: Batch) -> tuple[dict[str, Reduced], NDArray[np.float16] | None]:
+        pixels = torch.from_numpy(batch.images).to(self.model.device)
+        images = pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
+        embedded = self.model.encode_image(images)
+        reduced = {site.name: self._reduce(site) for site in self.sites}
+        if self.embeddings is None or embedded is None:
+            return reduced, None
+        return reduced, embedded.to("cpu", torch.float16).numpy()
+
+    def _reduce(self, site: Site) -> Reduced:
+        grid = position_grid(site.layout, site.shape, site.prefix_tokens, self.model.image_size)
+        return reduce_map(
+            self._acts[site.name],
+            self.reduction,
+            layout=site.layout,
+            prefix_tokens=site.prefix_tokens,
+            grid=grid,
+        )
+
+    def save(self) -> None:
+        """Put the state on the disk: first what it counts, then itself."""
+        self.writer.flush_images()
+        if self.embeddings is not None:
+            self.embeddings.flush()
+        self.state.save(self.writer.build_folder / CHECKPOINT)
+        self._saved = time.monotonic()
+
+    def finish(self) -> Atlas:
+        """Write the atlas. SourceError, and nothing left in the folder, where no image could be read."""
+        if not self.state.images:
+            self._give_up()
+        embeddings = None if self.embeddings is None else self.embeddings.array()
+        center = None if embeddings is None else mean_direction(embeddings)
+        for site in self.sites:
+            summaries = self.state.sites[site.name]
+            exemplars = summaries.exemplars()
+            of_units = None
+            if embeddings is not None and center is not None:
+                of_units = unit_embeddings(exemplars["images"].astype(np.int64), embeddings, center)
+            self.writer.write_site(
+                site,
+                reduction=self.reduction,
+                exemplars=exemplars,
+                statistics=summaries.statistics(),
+                embedding=of_units,
+            )
+        del embeddings  # lets go of the file before its folder is removed
+        return self.writer.finish(self.state.skipped)
+
+    def _give_up(self) -> None:
+        shutil.rmtree(self.writer.build_folder, ignore_errors=True)
+        with suppress(OSError):
+            self.out.rmdir()  # only if empty
+        where = self.identity["source"]["location"]
+        if not self.state.skipped:
+            raise SourceError(f"{where} holds no images; nothing was mined")
+        reasons = "; ".join(f"{key}: {reason}" for key, reason in self.state.skipped[:3])
+        raise SourceError(
+            f"none of the {len(self.state.skipped)} images of {where} can be read ({reasons}, ...)"
+        )
+
+    def _open_embeddings(self) -> EmbeddingsFile | None:
+        dim = self.model.embedding_dim if self.model.is_clip else None
+        if dim is None:
+            return None
+        return EmbeddingsFile(self.writer.build_folder / "embeddings.f16", dim, self.state.images)
+
+    def _restore(self) -> MiningState:
+        """The state of the checkpoint, if there is one of this build."""
+        path = self.out / BUILDING / CHECKPOINT
+        settings, names = self.identity["settings"], [site.name for site in self.sites]
+        if unfinished(self.out) is None or not path.exists():
+            return fresh_state(
+                {site.name: site.units for site in self.sites}, settings["k"], settings["bins"]
+            )
+        state = MiningState.load(path)
+        if list(state.sites) != names:
+            raise AtlasError(f"{path} is of other sites; overwrite=True (--overwrite) starts afresh")
+        return state

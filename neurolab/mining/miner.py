@@ -1,0 +1,155 @@
+"""Mining: one pass over a source that finds what excites every unit of some sites."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neurolab.atlas import Atlas
+from neurolab.atlas.manifest import describe_model
+from neurolab.data.decode import ImageTransform
+from neurolab.data.loader import load_batches
+from neurolab.data.sources import Source, open_source
+from neurolab.errors import AtlasError, UnknownSiteError
+from neurolab.mining.identity import Identity, clear, same_build, unfinished
+from neurolab.mining.job import Job
+from neurolab.mining.progress import reporting, status
+from neurolab.mining.reductions import check_reduction
+from neurolab.models.sites import Site, find_site
+from neurolab.models.zoo import Model
+
+
+def mine(
+    model: Model,
+    source: str | Path | Source | Sequence[str | Path | Source],
+    sites: str | Sequence[str],
+    out: str | Path,
+    *,
+    k: int = 100,
+    batch_size: int = 64,
+    workers: int | None = None,
+    reduction: str = "max",
+    bins: int = 64,
+    limit: int | None = None,
+    thumbnail: int | None = 160,
+    device: str | torch.device | None = None,
+    threads: int | None = None,
+    progress: bool = True,
+    checkpoint_seconds: float = 30,
+    overwrite: bool = False,
+) -> Atlas:
+    """Find the `k` images of a source that excite each unit of some sites most, and how it fires otherwise.
+
+    One pass over the source for all sites. Nothing is stored of an image but its row in the atlas; memory
+    does not grow with their number. The state of the pass is saved every `checkpoint_seconds` and on Ctrl-C:
+    called again after a kill, it goes on from there, and the files are the same to the byte as without the
+    kill. Batches are fixed groups of the source, so the same device, precision and number of threads give the
+    same bytes each time. A finished atlas of the same model, source and settings is returned as it is.
+
+    source: what `neurolab.open_source` takes; limit: only its first records. sites: full or short names.
+    reduction: `max`, `mean`, `cls` or `center`, see `neurolab.mining.reductions`. bins: of the histogram,
+    which gets two more for what falls outside. thumbnail: longest side in pixels, None for none. device:
+    where the model is moved first; threads: of torch, on the CPU (default: as torch is set, or as the build
+    that is gone on with). workers: decode processes (default: one less than there are processors, at most 8).
+    overwrite: throw away what another build has left in `out`. Where the model gives image embeddings, they
+    are kept as well, and each unit gets the mean of its exemplars'.
+
+    Raises UnknownSiteError; SourceError when the source cannot be read or holds no readable image; AtlasError
+    when `out` holds something else or is being written by another process.
+    """
+    if min(k, batch_size, bins) < 1:
+        raise AtlasError(f"k, batch_size and bins are at least 1, not {k}, {batch_size} and {bins}")
+    out = Path(out)
+    model = model if device is None else model.to(device)
+    opened = open_source(source)
+    opened = opened if limit is None else opened.limit(limit)
+    chosen = _find_sites(model, sites, reduction)
+    with status(progress, f"Hashing {opened.location}"):
+        about = opened.describe()
+    settings = {
+        "k": k,
+        "batch_size": batch_size,
+        "bins": bins,
+        "reduction": reduction,
+        "thumbnail": thumbnail,
+    }
+    identity = _identity(model, about, chosen, settings, threads, out)
+    atlas = same_build(out, identity, overwrite=overwrite)
+    if atlas is not None:
+        return atlas
+    # What is gone on with keeps the names that it began with: its model and source may have been moved since.
+    identity = unfinished(out) or identity
+    by_name = {site.name: site for site in chosen}
+    chosen = [by_name[name] for name in identity["settings"]["sites"]]
+    transform = ImageTransform(model.image_size, model.resize_mode, model.interpolation, thumbnail)
+    with ExitStack() as stack:
+        stack.enter_context(_torch_threads(identity["settings"]["threads"]))
+        job = Job(model, chosen, out, identity, checkpoint_seconds)
+        try:
+            stack.enter_context(job)
+        except AtlasError:
+            if not overwrite:
+                raise
+            clear(out, keep_labels=True)  # it is the same build, but damaged
+            stack.enter_context(job)
+        workers = _default_workers() if workers is None else workers
+        done = job.state.done
+        batches = load_batches(opened, transform, batch_size=batch_size, workers=workers, done=done)
+        what, behind = f"Mining {model.name}", job.state.records
+        job.run(batches, stack.enter_context(reporting(progress, what, about["size"], behind)))
+        return job.finish()
+
+
+def _find_sites(model: Model, names: str | Sequence[str], reduction: str) -> list[Site]:
+    """The sites, each once, checked against the reduction."""
+    found = [find_site(model, name) for name in ([names] if isinstance(names, str) else names)]
+    if not found:
+        raise UnknownSiteError("name at least one site; `neurolab sites MODEL` lists them")
+    sites = list({site.name: site for site in found}.values())
+    for site in sites:
+        check_reduction(reduction, site.name, site.layout, site.prefix_tokens, site.shape)
+    return sites
+
+
+def _identity(
+    model: Model,
+    source: dict[str, Any],
+    sites: Sequence[Site],
+    settings: dict[str, Any],
+    threads: int | None,
+    out: Path,
+) -> Identity:
+    """What the build is made from. The number of threads, if not given, is that of the build gone on with."""
+    before = unfinished(out) if threads is None else None
+    weights = next(iter(model.module.parameters()), None)
+    engine = {
+        "device": model.device.type,
+        "precision": str(torch.float32 if weights is None else weights.dtype).removeprefix("torch."),
+        "threads": threads or (before or {}).get("settings", {}).get("threads") or torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    return {
+        "model": describe_model(model),
+        "source": source,
+        "settings": settings | {"sites": [site.name for site in sites]} | engine,
+    }
+
+
+def _default_workers() -> int:
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, count - 1))
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,21 @@
+"""What mining remembers of every unit: small summaries that are updated batch by batch and merged.
+
+All three have `update(values, indices, positions)` with values [n, units], `merge(other)`, `state()` (a dict
+of arrays, for checkpoints and shards) and `from_state(state)`. They are NumPy on one thread: their bytes do
+not depend on the number of threads or on the device of the model.
+
+What merging promises:
+
+- `TopK`: byte-identical for every sharding and every order.
+- `Histogram`: counts are integers, so byte-identical for every sharding and order, where all have the same
+  edges (give them to every shard: those of a sample of its own would differ).
+- `Moments`: count, minimum and maximum byte-identical for every sharding and order; mean and variance
+  byte-identical when the same parts are merged in the same order (two parts: in either order), and equal to
+  float64 rounding otherwise.
+"""
+
+from neurolab.mining.histogram import Histogram
+from neurolab.mining.moments import Moments
+from neurolab.mining.topk import Positions, TopK
+
+__all__ = ["Histogram", "Moments", "Positions", "TopK"]

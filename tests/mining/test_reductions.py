@@ -1,0 +1,110 @@
+"""Reductions against NumPy written out, for maps, tokens and vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from neurolab.errors import AtlasError
+from neurolab.mining.reductions import REDUCTIONS, check_reduction, reduce_map
+
+RNG = np.random.default_rng(0)
+MAP = RNG.standard_normal((5, 7, 4, 6)).astype(np.float32)
+TOKENS = RNG.standard_normal((5, 1 + 12, 7)).astype(np.float32)
+
+
+def test_map_max_and_its_place() -> None:
+    reduced = reduce_map(torch.from_numpy(MAP), "max", layout="map")
+    assert np.array_equal(reduced.values, MAP.max(axis=(2, 3)))
+    assert np.array_equal(reduced.all_positions(), MAP.reshape(5, 7, 24).argmax(axis=2))
+    rows, columns = np.divmod(reduced.all_positions(), 6)
+    for n, u in np.ndindex(5, 7):
+        assert MAP[n, u, rows[n, u], columns[n, u]] == reduced.values[n, u]
+
+
+def test_positions_of_some() -> None:
+    reduced = reduce_map(torch.from_numpy(MAP), "max", layout="map")
+    rows, units = np.array([4, 0, 2]), np.array([6, 1, 1])
+    assert np.array_equal(reduced.positions(rows, units), reduced.all_positions()[rows, units])
+    assert reduced.positions(rows[:0], units[:0]).shape == (0,)
+
+
+def test_map_mean_and_center() -> None:
+    mean = reduce_map(torch.from_numpy(MAP), "mean", layout="map")
+    np.testing.assert_allclose(mean.values, MAP.mean(axis=(2, 3)), rtol=1e-5, atol=1e-6)
+    assert (mean.all_positions() == -1).all()
+    center = reduce_map(torch.from_numpy(MAP), "center", layout="map")
+    assert np.array_equal(center.values, MAP[:, :, 2, 3])
+    assert (center.all_positions() == 2 * 6 + 3).all()
+
+
+def test_tokens_leave_the_class_token_out() -> None:
+    strong = TOKENS.copy()
+    strong[:, 0] = 100  # a reduction over all tokens would find it
+    reduced = reduce_map(torch.from_numpy(strong), "max", layout="tokens", prefix_tokens=1)
+    assert np.array_equal(reduced.values, TOKENS[:, 1:].max(axis=1))
+    assert np.array_equal(reduced.all_positions(), TOKENS[:, 1:].argmax(axis=1))
+    mean = reduce_map(torch.from_numpy(strong), "mean", layout="tokens", prefix_tokens=1)
+    np.testing.assert_allclose(mean.values, TOKENS[:, 1:].mean(axis=1), rtol=1e-5, atol=1e-6)
+    cls = reduce_map(torch.from_numpy(strong), "cls", layout="tokens", prefix_tokens=1)
+    assert (cls.values == 100).all() and (cls.all_positions() == -1).all()
+
+
+def test_center_of_a_patch_grid() -> None:
+    center = reduce_map(torch.from_numpy(TOKENS), "center", layout="tokens", prefix_tokens=1, grid=(3, 4))
+    assert np.array_equal(center.values, TOKENS[:, 1 + 1 * 4 + 2])
+    assert (center.all_positions() == 6).all()
+    alone = reduce_map(torch.from_numpy(TOKENS), "center", layout="tokens", prefix_tokens=1)
+    assert (alone.all_positions() == 6).all()
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_vectors_stay_as_they_are(reduction: str) -> None:
+    reduced = reduce_map(torch.from_numpy(MAP[:, :, 0, 0]), reduction, layout="vector")
+    assert np.array_equal(reduced.values, MAP[:, :, 0, 0])
+    assert (reduced.all_positions() == -1).all()
+
+
+def test_ties_are_at_their_first_place_and_nan_stays_nan() -> None:
+    tied = torch.zeros(2, 3, 4, 4)
+    tied[0, 0, 2, 1] = tied[0, 0, 3, 3] = 5
+    tied[1, 1, 1, 1] = torch.nan
+    for activation in (tied, tied.to(torch.bfloat16), tied.double()):
+        reduced = reduce_map(activation, "max", layout="map")
+        assert reduced.values.dtype == np.float32
+        assert reduced.all_positions()[0].tolist() == [9, 0, 0]
+        assert np.isnan(reduced.values[1, 1]) and not np.isnan(reduced.values[1, [0, 2]]).any()
+        assert np.isnan(reduce_map(activation, "mean", layout="map").values[1, 1])
+
+
+def test_large_maps_are_searched_in_pieces() -> None:
+    big = RNG.standard_normal((3, 16, 130, 131)).astype(np.float32)
+    reduced = reduce_map(torch.from_numpy(big), "max", layout="map")
+    assert np.array_equal(reduced.all_positions(), big.reshape(3, 16, -1).argmax(axis=2))
+
+
+def test_half_precision_is_widened_before_averaging() -> None:
+    half = torch.full((1, 1, 100, 100), 0.1, dtype=torch.float16)
+    assert reduce_map(half, "mean", layout="map").values[0, 0] == pytest.approx(
+        float(half[0, 0, 0, 0]), rel=1e-6
+    )
+
+
+def test_maps_in_channels_last_and_with_gradients() -> None:
+    last = torch.from_numpy(MAP).contiguous(memory_format=torch.channels_last).requires_grad_()
+    reduced = reduce_map(last, "max", layout="map")
+    assert np.array_equal(reduced.values, MAP.max(axis=(2, 3)))
+    assert np.array_equal(reduced.all_positions(), MAP.reshape(5, 7, 24).argmax(axis=2))
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(AtlasError, match="unknown"):
+        check_reduction("median", "a site", "map", 0, (2, 2))
+    for layout, prefix in (("map", 0), ("tokens", 0)):
+        with pytest.raises(AtlasError, match="class token"):
+            check_reduction("cls", "a site", layout, prefix, (4,))
+    with pytest.raises(AtlasError, match="patch tokens"):
+        check_reduction("max", "a site", "tokens", 1, (1,))
+    with pytest.raises(AtlasError, match="class token"):
+        reduce_map(torch.from_numpy(MAP), "cls", layout="map")

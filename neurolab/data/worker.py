@@ -14,6 +14,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import IO, Any
 
 import numpy as np
@@ -105,6 +106,12 @@ def receive_decoded(stream: IO[bytes]) -> Decoded | str:
 
 def main() -> None:
     """Serve until stdin closes, which it also does when the parent is killed."""
+    with suppress(EOFError, BrokenPipeError):  # a killed parent may leave in the middle of a message
+        serve()
+
+
+def serve() -> None:
+    """Decode groups from stdin to stdout, one after the other."""
     # What libraries print must not get between the messages.
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

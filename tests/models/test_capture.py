@@ -224,3 +224,23 @@ def test_asking_for_what_was_not_captured_says_so(tiny_clip: Model) -> None:
             acts["layer1.0"]
         with pytest.raises(KeyError, match="not asked for"):
             acts["layer2.0"]
+
+
+def test_activations_and_gradients_are_captums(tiny_vit: Model, patches: Tensor) -> None:
+    from captum.attr import LayerActivation, LayerGradientXActivation
+
+    def first_feature(images: Tensor) -> Tensor:
+        out = tiny_vit.encode_image(images)
+        assert out is not None
+        return out[:, 0]
+
+    layer = tiny_vit.module.get_submodule("visual.transformer.resblocks.1.mlp.gelu")
+    images = patches.clone().requires_grad_()
+    with capture(tiny_vit, ["block1.mlp"], gradients=True, stop=False) as acts:
+        first_feature(images).sum().backward()
+    activation = LayerActivation(first_feature, layer).attribute(patches, attribute_to_layer_input=True)
+    torch.testing.assert_close(acts["block1.mlp"].detach(), activation.detach())
+    product = LayerGradientXActivation(first_feature, layer).attribute(images, attribute_to_layer_input=True)
+    grad = acts["block1.mlp"].grad
+    assert grad is not None
+    torch.testing.assert_close(grad * acts["block1.mlp"].detach(), product.detach())

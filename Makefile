@@ -15,7 +15,7 @@ $(ATLAS)/manifest.json: | .venv/installed
 	$(BIN)/neurolab build --model pocket --source demo --site layer3.1 --site layer4.1 --out $(ATLAS)
 
 $(ATLAS)/pictures.parquet: | $(ATLAS)/manifest.json
-	$(BIN)/neurolab render pocket --atlas $(ATLAS)
+	$(BIN)/neurolab render pocket --atlas $(ATLAS) --count 24 --steps 160
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest $(PYTEST)

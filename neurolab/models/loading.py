@@ -1,15 +1,12 @@
-"""Read checkpoints and build the networks that they belong to. Nothing is unpickled."""
+"""Build open_clip's networks and give them their weights."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pickle
-import socket
-import urllib.parse
-import urllib.request
-import zipfile
-from collections.abc import Iterator, Mapping
+import difflib
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,227 +14,167 @@ import torch
 from torch import Tensor, nn
 
 from neurolab.errors import UnknownModelError
-from neurolab.models.zoo import Model, wrap_model
+from neurolab.models.checkpoints import State, fit, is_image_only, read_state_dict
+from neurolab.models.hub import cache_only_if_offline, fetch, not_to_be_had
+from neurolab.models.zoo import Model
 
 RANDOM = "random"
+RANDOM_SEED = 0
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """A checkpoint's tensors as float32 by name: safetensors, a state dict saved by torch, or TorchScript.
+class ImageTower(nn.Module):
+    """An open_clip image tower without its text tower; site paths are those of the whole CLIP."""
 
-    Wrappers of training programs are taken off: {"state_dict": ...}, and "module." before every name.
-    Raises UnknownModelError for a file that is missing, damaged, or would have to be unpickled.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UnknownModelError(f"there is no checkpoint at {path}")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
 
-        try:
-            state: Any = load_file(path)
-        except SafetensorError as error:
-            raise UnknownModelError(f"{path} is not a whole safetensors file: {error}") from error
-    else:
-        state = _read_torch(path)
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UnknownModelError(f"{path} holds no state dict (names and tensors)")
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    def encode_image(self, images: Tensor) -> Any:
+        return self.visual(images)
 
-
-def _read_torch(path: Path) -> Any:
-    try:
-        if _is_torchscript(path):
-            # OpenAI publishes its CLIPs so. These archives are read in C++, which builds tensors and nothing
-            # of Python's; the code in them is not run.
-            return torch.jit.load(str(path), map_location="cpu").state_dict()
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        why = str(error).splitlines()[0] if str(error) else repr(error)
-        raise UnknownModelError(
-            f"{path} is no plain state dict and was not opened, since unpickling it could run code: save the "
-            f"model's state_dict() with safetensors.torch.save_file and load that. ({why})"
-        ) from error
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.count("/") == 1 and name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def fit(module: nn.Module, state: Mapping[str, Tensor], where: str, name: str) -> None:
-    """Load a state dict that must fit the module exactly; the error names what does not."""
-    own = module.state_dict()
-    missing = [key for key in own if key not in state and "attn_mask" not in key]
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in own]
-    shapes = [
-        f"{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
-        for key in own
-        if key in state and own[key].shape != state[key].shape
-    ]
-    if missing or unexpected or shapes:
-        faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-        parts = [f"{what}: {', '.join(keys[:3])}" for what, keys in faults.items() if keys]
-        raise UnknownModelError(
-            f"{where} does not fit {name} ({'; '.join(parts)}): name the architecture it was made for"
-        )
-    module.load_state_dict(state, strict=False)
-
-
-# What OpenAI's checkpoints carry beside the weights.
-_OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+    def forward(self, images: Tensor) -> Any:
+        return self.encode_image(images)
 
 
 def load_open_clip(name: str, pretrained: str | None, weights: str | Path | None) -> Model:
     """An open_clip architecture with hub weights, a local checkpoint, or seeded random weights."""
     import open_clip
 
-    if weights is None and pretrained is None:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)[:6]) or "none is known"
-        raise UnknownModelError(
-            f'{name} needs weights: pass weights=FILE, pretrained=TAG ({tags}), or pretrained="random"'
-        )
-    hub = weights is None and pretrained != RANDOM
-    torch.manual_seed(0)
-    if hub:
-        module = _from_hub(name, str(pretrained))
-    else:
-        module = open_clip.create_model(name, pretrained=None, load_weights=False)
-    text = True
+    config = open_clip.get_model_config(name)
+    seen = _preprocessing({})
     if weights is not None:
-        state = {k: v for k, v in read_state_dict(weights).items() if k not in _OPENAI_EXTRAS}
-        text = not all(key.startswith("visual.") for key in state)
-        if text:
-            fit(module, state, str(weights), name)
-        else:
-            fit(
-                module.get_submodule("visual"),
-                {k.removeprefix("visual."): v for k, v in state.items()},
-                str(weights),
-                name,
-            )
-            remove_text_tower(module)
-    preprocess = open_clip.get_model_preprocess_cfg(module)
+        state, where = read_state_dict(weights), str(weights)
+    elif pretrained == RANDOM:
+        state, where = None, RANDOM
+    else:
+        tag = _known_tag(name, pretrained, bool(config.get("quick_gelu")))
+        path = fetch(tag, f"the weights {pretrained!r} of {name}")
+        state, where, seen = read_state_dict(path), str(path), _preprocessing(tag)
+    module = build(config, name, state)
+    if state is not None:
+        _load(module, state, where, name)
     return Model(
         module,
         name,
-        image_size=_pair(preprocess["size"]),
-        mean=tuple(preprocess["mean"]),
-        std=tuple(preprocess["std"]),
-        resize_mode=preprocess.get("resize_mode") or "shortest",
-        interpolation=preprocess.get("interpolation") or "bicubic",
-        tokenizer=open_clip.get_tokenizer(name) if text else None,
+        image_size=pair(getattr(module.visual, "image_size", config["vision_cfg"].get("image_size", 224))),
+        tokenizer=None if isinstance(module, ImageTower) else _Tokenizer(name, config["text_cfg"]),
+        **seen,
     )
 
 
-def remove_text_tower(module: nn.Module) -> None:
-    """Take away the parts that only texts go through, so that no random text tower is left to be used."""
-    parts = ("text", "transformer", "token_embedding", "ln_final")
-    tensors = ("text_projection", "positional_embedding", "attn_mask")
-    for part in (*parts, *tensors):
-        if hasattr(module, part):
-            delattr(module, part)
+def build(config: dict[str, Any], name: str, state: State | None = None) -> Any:
+    """The network of an open_clip configuration, its weights random (the same every time).
+
+    Where the weights to come are those of an image tower alone, only that is built: no random text tower is
+    left to be used. Raises UnknownModelError where a text tower is described on the hub only.
+    """
+    config = deepcopy(config)
+    on_hub = "hf_model_name" in config["text_cfg"]
+    custom = config.pop("custom_text", False) or on_hub
+    config["vision_cfg"]["timm_model_pretrained"] = False
+    config["text_cfg"]["hf_model_pretrained"] = False
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        if state is not None and is_image_only(state):
+            return ImageTower(_build_visual(config))
+        try:
+            with cache_only_if_offline() if on_hub else nullcontext():
+                return _clip_class(config, custom)(**config)
+        except OSError as error:
+            raise not_to_be_had(f"the description of {name}'s text tower", error) from error
 
 
-def _pair(size: Any) -> tuple[int, int]:
-    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+def _build_visual(config: dict[str, Any]) -> nn.Module:
+    from open_clip.model import _build_vision_tower
+
+    return _build_vision_tower(config["embed_dim"], config["vision_cfg"], config.get("quick_gelu", False))
 
 
-def _from_hub(name: str, tag: str) -> nn.Module:
-    """Weights from the hub's cache, or from the hub; without either, the three ways out."""
+def _clip_class(config: dict[str, Any], custom: bool) -> Callable[..., nn.Module]:
+    from open_clip import CLIP, CoCa, CustomTextCLIP
+
+    if not custom:
+        return CLIP
+    return CoCa if "multimodal_cfg" in config else CustomTextCLIP
+
+
+def _load(module: Any, state: State, where: str, name: str) -> None:
+    """Give a network its weights, in the forms that open_clip's own loader knows."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    if not isinstance(module, ImageTower):
+        state = convert_state_dict(module, state)  # MobileCLIP's names
+        if "positional_embedding" in state and not hasattr(module, "positional_embedding"):
+            state = convert_to_custom_text_state_dict(state)
+    elif "logit_scale" in state or "logit_bias" in state:
+        state = {key: value for key, value in state.items() if key.startswith("visual.")}
+    fit(module, state, where, name)
+
+
+def _known_tag(name: str, tag: str | None, quick_gelu: bool) -> dict[str, Any]:
+    """open_clip's description of a hub tag; UnknownModelError lists the tags of the architecture."""
     import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
 
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if tag not in tags:
-        raise UnknownModelError(f"{name} has no weights called {tag!r}; it has {', '.join(tags) or 'none'}")
-    try:
-        with _cache_only(not hub_answers()):
-            return open_clip.create_model(name, pretrained=tag, weights_only=True)
-    except Exception as error:  # the hub's client fails in many ways: offline, time-out, missing entry
+    all_tags = open_clip.list_pretrained_tags_by_model(name)
+    closest = [*difflib.get_close_matches(tag or "", all_tags, 3), *all_tags]
+    tags = ", ".join(list(dict.fromkeys(closest))[:6]) + (", ..." if len(all_tags) > 6 else "")
+    tags = tags or "none is known"
+    if tag is None:
         raise UnknownModelError(
-            f"the weights {tag!r} of {name} are neither in the cache nor to be had from the hub. Either set "
-            f"HF_HOME (now {os.environ.get('HF_HOME', 'not set')}) to a cache that holds them, or pass "
-            'weights=FILE, or use load_model("pocket"), which ships with neurolab. '
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        ) from error
-
-
-def hub_answers(seconds: float = 3.0) -> bool:
-    """Whether the hub can be reached; through a proxy it is taken for granted."""
-    import huggingface_hub.constants as hub
-
-    if hub.HF_HUB_OFFLINE:
-        return False
-    if urllib.request.getproxies().keys() & {"https", "all"}:
-        return True
-    try:
-        host = urllib.parse.urlsplit(hub.ENDPOINT).hostname or ""
-        socket.create_connection((host, 443), timeout=seconds).close()
-    except OSError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _cache_only(wanted: bool) -> Iterator[None]:
-    """Keep the hub's client to its cache: without a network it would try again for most of a minute."""
-    import huggingface_hub.constants as hub
-
-    before = hub.HF_HUB_OFFLINE
-    hub.HF_HUB_OFFLINE = before or wanted
-    try:
-        yield
-    finally:
-        hub.HF_HUB_OFFLINE = before
-
-
-def load_torchvision(name: str, pretrained: str | None, weights: str | Path | None) -> Model:
-    """Load "torchvision:NAME"; pretrained is the name of one of torchvision's weights, as "DEFAULT"."""
-    import torchvision
-
-    architecture = name.removeprefix("torchvision:")
-    if architecture not in torchvision.models.list_models():
-        raise UnknownModelError(f"torchvision has no model {architecture!r}")
-    _need_weights(name, pretrained, weights)
-    torch.manual_seed(0)
-    choice = None if pretrained in (None, RANDOM) else pretrained
-    module = torchvision.models.get_model(architecture, weights=choice)
-    if weights is not None:
-        fit(module, read_state_dict(weights), str(weights), name)
-    known = torchvision.models.get_model_weights(architecture).DEFAULT.transforms()
-    return Model(
-        module, name, _pair(known.crop_size[0]), tuple(known.mean), tuple(known.std), interpolation="bilinear"
-    )
-
-
-def load_timm(name: str, pretrained: str | None, weights: str | Path | None) -> Model:
-    """Load "timm:NAME"; any `pretrained` but "random" asks timm's hub for the default weights."""
-    import timm
-
-    architecture = name.removeprefix("timm:")
-    if not timm.is_model(architecture):
-        raise UnknownModelError(f"timm has no model {architecture!r}")
-    _need_weights(name, pretrained, weights)
-    torch.manual_seed(0)
-    module = timm.create_model(architecture, pretrained=pretrained not in (None, RANDOM))
-    if weights is not None:
-        fit(module, read_state_dict(weights), str(weights), name)
-    config = timm.data.resolve_model_data_config(module)
-    return wrap_model(
-        module, image_size=config["input_size"][1:], name=name, mean=config["mean"], std=config["std"]
-    )
-
-
-def _need_weights(name: str, pretrained: str | None, weights: str | Path | None) -> None:
-    if pretrained is None and weights is None:
-        raise UnknownModelError(
-            f'{name} needs weights: weights=FILE, pretrained="DEFAULT", or pretrained="random"'
+            f'{name} needs weights: pass weights=FILE, pretrained=TAG ({tags}), or pretrained="random"'
         )
+    config = get_pretrained_cfg(name, tag)
+    if not config:
+        hint = f"; {tag} is a file: pass it as weights=" if Path(tag).is_file() else ""
+        raise UnknownModelError(f"{name} has no weights called {tag!r}, but {tags}{hint}")
+    if bool(config.get("quick_gelu")) != quick_gelu:
+        other = name.removesuffix("-quickgelu") if quick_gelu else f"{name}-quickgelu"
+        warnings.warn(
+            f"the weights {tag!r} were trained with another activation function than {name} has; use {other}",
+            stacklevel=4,
+        )
+    return config
+
+
+def _preprocessing(config: dict[str, Any]) -> dict[str, Any]:
+    """How a checkpoint's images are prepared; open_clip's defaults where it does not say."""
+    from open_clip.transform import PreprocessCfg
+
+    default = PreprocessCfg()
+    return {
+        "mean": tuple(config.get("mean") or default.mean),
+        "std": tuple(config.get("std") or default.std),
+        "resize_mode": config.get("resize_mode") or default.resize_mode,
+        "interpolation": config.get("interpolation") or default.interpolation,
+    }
+
+
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of a size that may be one number."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+class _Tokenizer:
+    """An architecture's tokenizer, made when the first text comes: some have to be fetched from the hub."""
+
+    def __init__(self, name: str, text_config: dict[str, Any]) -> None:
+        self.name = name
+        self._tokenizer: Callable[[list[str]], Tensor] | None = None
+        if "hf_tokenizer_name" not in text_config and "siglip" not in name.lower():
+            self._tokenizer = self._make()
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        if self._tokenizer is None:
+            self._tokenizer = self._make()
+        return self._tokenizer(texts)
+
+    def _make(self) -> Callable[[list[str]], Tensor]:
+        import open_clip
+
+        try:
+            with cache_only_if_offline():
+                return open_clip.get_tokenizer(self.name)
+        except Exception as error:  # of many kinds, where a tokenizer is neither cached nor to be had
+            raise not_to_be_had(f"the tokenizer of {self.name}", error) from error

@@ -46,26 +46,20 @@ def tokenizer_from(folder: Path) -> SimpleTokenizer:
 
 def load_pocket(folder: str | Path | None = None, *, weights: Path | None = None) -> Model:
     """The pocket, or a model of the same format in another folder; `weights` replaces the folder's own."""
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-
-    from neurolab.models.loading import fit, read_state_dict
+    from neurolab.models.checkpoints import fit, read_state_dict
+    from neurolab.models.loading import build, pair
     from neurolab.models.zoo import Model
 
     folder = pocket_folder() if folder is None else Path(folder)
     config = read_config(folder)
     shape, seen = config["model_cfg"], config["preprocess_cfg"]
-    module = CLIP(
-        embed_dim=shape["embed_dim"],
-        vision_cfg=CLIPVisionCfg(**shape["vision_cfg"]),
-        text_cfg=CLIPTextCfg(**shape["text_cfg"]),
-    )
     path = weights or folder / WEIGHTS
+    module = build(shape, "the pocket")
     fit(module, read_state_dict(path), str(path), "the pocket")
-    side = shape["vision_cfg"]["image_size"]
     return Model(
         module,
         "pocket",
-        (side, side),
+        pair(module.visual.image_size),
         mean=tuple(seen["mean"]),
         std=tuple(seen["std"]),
         resize_mode=seen["resize_mode"],

@@ -1,4 +1,4 @@
-"""Load a model: any open_clip architecture, the pocket, a torchvision or timm network, any module."""
+"""Models: a network with all that it takes to feed it, loaded by name or made of any module."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neurolab.errors import MissingTextTowerError, UnknownModelError
+from neurolab.models import layouts, passes
+from neurolab.models.tracing import tensors_in
 
 if TYPE_CHECKING:
     from PIL import Image
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class StopForward(Exception):
-    """Raised by `capture` when every site asked for has been read; it never leaves the library."""
+Channels = tuple[float, float, float]
 
 
 @dataclass(eq=False)
@@ -32,19 +31,21 @@ class Model:
 
     module: the network, in eval mode and without gradients for its weights; site paths are relative to it.
     image_size: (height, width). mean, std: of the normalization that the network was trained with; images are
-    RGB in [0, 1] everywhere in neurolab, and normalizing is the model's first operation. tokenizer: None when
-    there is no text tower. settings: how the weights were asked for, as `pretrained` and `weights`.
+    RGB in [0, 1] everywhere in neurolab, and normalizing is the model's first operation. resize_mode and
+    interpolation: of `neurolab.data.decode.resize_crop`. tokenizer: texts to token ids [texts, length]; None
+    where there is no text tower. settings: how load_model was told to get the weights ("pretrained",
+    "weights").
     """
 
     module: nn.Module
     name: str
     image_size: tuple[int, int]
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: Channels = IMAGENET_MEAN
+    std: Channels = IMAGENET_STD
     resize_mode: str = "shortest"
     interpolation: str = "bicubic"
     tokenizer: Callable[[list[str]], Tensor] | None = None
-    settings: dict[str, str | None] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.module.eval().requires_grad_(False)
@@ -61,48 +62,63 @@ class Model:
     def has_text(self) -> bool:
         return self.tokenizer is not None
 
-    def to(self, device: str | torch.device) -> Model:
-        self.module.to(device)
-        return self
-
-    @cached_property
-    def weights_hash(self) -> str:
-        """SHA-256 over names, types, shapes and bytes of the state dict, in the order of the names."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.module.state_dict().items()):
-            value = value.detach().cpu().contiguous()
-            digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
-
-    @cached_property
-    def embedding_dim(self) -> int | None:
-        """The size of encode_image's output; None where it is no single vector per image."""
-        with torch.inference_mode():
-            out = self.encode_image(torch.zeros(1, 3, *self.image_size, device=self.device))
-        return out.shape[1] if isinstance(out, Tensor) and out.ndim == 2 else None
-
     @property
     def is_clip(self) -> bool:
         """Whether encode_image gives an embedding rather than class scores."""
         return hasattr(self.module, "encode_image")
 
+    @property
+    def prefix_tokens(self) -> int:
+        """Class and register tokens that stand before a ViT's patch tokens; 0 for other networks."""
+        return layouts.prefix_tokens(self.module)
+
+    @cached_property
+    def embedding_dim(self) -> int | None:
+        """The size of encode_image's output; None where it is not one vector per image."""
+        image = torch.zeros(1, 3, *self.image_size, device=self.device)
+        with torch.inference_mode(), passes.suspended():
+            out = self.encode_image(image)
+        return out.shape[1] if out is not None and out.ndim == 2 else None
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 over names, types, shapes and bytes of the state dict, in the order of the names.
+
+        The same on every device. It is computed once: weights changed later do not change it.
+        """
+        digest = hashlib.sha256()
+        for name, value in sorted(self.module.state_dict().items()):
+            digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def to(self, device: str | torch.device) -> Model:
+        """Move the network to a device; returns the same model."""
+        self.module.to(device)
+        return self
+
     def normalize(self, images: Tensor) -> Tensor:
-        """Images in [0, 1] to what the network was trained on."""
-        mean = torch.tensor(self.mean, device=images.device, dtype=images.dtype)[:, None, None]
-        std = torch.tensor(self.std, device=images.device, dtype=images.dtype)[:, None, None]
-        return (images - mean) / std
+        """Images [batch, 3, height, width], or one, in [0, 1], to what the network was trained on."""
+        if images.ndim not in (3, 4) or images.shape[-3] != 3 or not images.is_floating_point():
+            raise ValueError(
+                "images must be floating-point numbers in [0, 1] of shape [batch, 3, height, width], not "
+                f"{images.dtype} of shape {tuple(images.shape)}"
+            )
+        mean, std = images.new_tensor(self.mean), images.new_tensor(self.std)
+        return (images - mean[:, None, None]) / std[:, None, None]
 
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor | None:
         """Embed images [batch, 3, height, width], RGB in [0, 1]; class scores where the network gives those.
 
         `normalize` scales the embeddings to unit length. Returns None when a `capture` around the call has
-        stopped the pass at its deepest site.
+        ended the pass at its deepest site. Of networks that return several tensors it is the first.
         """
+        passes.begin_pass(self.module)
         forward = getattr(self.module, "encode_image", self.module)
         try:
-            out = forward(self.normalize(images.to(self.device)))
-        except StopForward:
+            out = _first_tensor(forward(self.normalize(images.to(self.device))), self.name)
+        except passes.StopForward:
             return None
         return F.normalize(out, dim=-1) if normalize else out
 
@@ -114,15 +130,27 @@ class Model:
                 'that has one (pretrained="openai", or a file with all weights), or use "pocket"'
             )
         tokens = self.tokenizer([texts] if isinstance(texts, str) else list(texts)).to(self.device)
-        out: Tensor = self.module.encode_text(tokens)  # type: ignore[operator]
+        passes.begin_pass(self.module)
+        with passes.must_finish():
+            out = _first_tensor(cast(Any, self.module).encode_text(tokens), self.name)
         return F.normalize(out, dim=-1) if normalize else out
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """A picture as the model sees it: [3, height, width] in [0, 1], resized and cropped to its input."""
         from neurolab.data.decode import resize_crop
 
-        pixels = resize_crop(image.convert("RGB"), self.image_size, self.resize_mode, self.interpolation)
+        pixels = resize_crop(image, self.image_size, self.resize_mode, self.interpolation)
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+
+
+def _first_tensor(output: Any, name: str) -> Tensor:
+    """The embedding in what a network returns: CoCa's image encoder and others return several tensors."""
+    found = next((part for part in tensors_in(output) if isinstance(part, Tensor)), None)
+    if found is None:
+        raise TypeError(
+            f"{name} returns {type(output).__name__} without a tensor: wrap it in a module that gives one"
+        )
+    return found
 
 
 def wrap_model(
@@ -130,16 +158,20 @@ def wrap_model(
     *,
     image_size: int | tuple[int, int],
     name: str | None = None,
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    std: tuple[float, float, float] = IMAGENET_STD,
+    mean: Channels = IMAGENET_MEAN,
+    std: Channels = IMAGENET_STD,
 ) -> Model:
-    """Use any module that maps normalized images [batch, 3, height, width] to something."""
+    """Use any module that maps normalized images [batch, 3, height, width] to something.
+
+    It is put into eval mode, and its weights need no gradients from then on. If it has a method encode_image,
+    that is called instead of its forward.
+    """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     return Model(module, name or type(module).__name__, size, mean, std)
 
 
 def list_models() -> list[str]:
-    """The names that `load_model` knows without a prefix."""
+    """The names that `load_model` knows without a prefix; torchvision and timm list their own."""
     import open_clip
 
     return ["pocket", *open_clip.list_models()]
@@ -155,27 +187,28 @@ def load_model(
     """Load a model by name.
 
     name: "pocket"; an open_clip architecture, as "ViT-B-16-quickgelu"; "torchvision:NAME"; "timm:NAME".
-    pretrained: a tag of the model hub ("openai"), or "random" for seeded random weights.
-    weights: a local checkpoint instead: safetensors, a state dict saved by torch (read with weights_only), or
-    an archive as OpenAI publishes them, which belong to the architectures with "-quickgelu".
-    A checkpoint of the image tower alone gives a model without text.
+    pretrained: a tag of the model hub ("openai"; "DEFAULT" for torchvision and timm), or "random" for random
+    weights, always the same. weights: a local checkpoint instead: safetensors, a state dict saved by torch,
+    or an archive of OpenAI's; nothing in it is executed. A checkpoint of the image tower alone gives a model
+    without text. Weights are float32, whatever they were saved as.
     Raises UnknownModelError for an unknown name, an architecture without weights, a checkpoint that does not
     fit, and hub weights that are neither cached nor to be had.
     """
-    from neurolab.models import loading, pocket
+    from neurolab.models import classifiers, loading, pocket
 
     if pretrained and weights:
         raise UnknownModelError("give pretrained= or weights=, not both")
     if name == "pocket" and pretrained is None:
         model = pocket.load_pocket(weights=Path(weights) if weights else None)
     elif name.startswith("torchvision:"):
-        model = loading.load_torchvision(name, pretrained, weights)
+        model = classifiers.load_torchvision(name, pretrained, weights)
     elif name.startswith("timm:"):
-        model = loading.load_timm(name, pretrained, weights)
+        model = classifiers.load_timm(name, pretrained, weights)
     elif name in list_models():
         model = loading.load_open_clip(name, pretrained, weights)
     else:
         close = difflib.get_close_matches(name, list_models(), 4, 0.4)
         raise UnknownModelError(f"no model is called {name!r}; did you mean {', '.join(close) or 'pocket'}?")
-    model.settings |= {"pretrained": pretrained, "weights": str(weights) if weights else None}
+    given = {"pretrained": pretrained, "weights": str(weights) if weights else None}
+    model.settings = {key: value for key, value in given.items() if value}
     return model.to(device)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import pickle
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 
 import neurolab
 from neurolab.errors import MissingTextTowerError, UnknownModelError
-from neurolab.models import loading
 from neurolab.models.zoo import Model, wrap_model
 from tests.conftest import MEAN, STD, make_clip
 
@@ -116,7 +116,7 @@ def test_what_would_have_to_be_unpickled_is_refused(tmp_path: Path) -> None:
         ("bomb.pkl", lambda value, path: path.write_bytes(pickle.dumps(value))),
     ):
         path = tmp_path / name
-        save({"state_dict": Bomb()}, path)  # type: ignore[operator]
+        save({"state_dict": Bomb()}, path)
         with pytest.raises(UnknownModelError, match=r"safetensors|holds no state dict"):
             neurolab.load_model(NAME, weights=path)
         assert not (tmp_path / "exploded").exists()
@@ -158,38 +158,6 @@ def test_unknown_names_and_missing_weights_say_what_to_do(tmp_path: Path) -> Non
         neurolab.load_model(NAME, weights=tmp_path / "none.safetensors", pretrained="openai")
     with pytest.raises(UnknownModelError, match="no weights called"):
         neurolab.load_model("ViT-B-32", pretrained="opnai")
-
-
-def test_without_the_hub_the_three_ways_out_are_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    import huggingface_hub.constants as hub
-
-    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UnknownModelError) as caught:
-        neurolab.load_model("ViT-B-32", pretrained="openai")
-    for way in ("HF_HOME", "weights=FILE", '"pocket"'):
-        assert way in str(caught.value)
-
-
-def test_an_unreachable_hub_is_noticed_and_the_cache_is_still_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub.constants as hub
-
-    monkeypatch.setattr(hub, "ENDPOINT", "https://hub.invalid")
-    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(loading.urllib.request, "getproxies", dict)
-    assert not loading.hub_answers(seconds=1)
-    seen: list[bool] = []
-
-    def create(*args: object, **kwargs: object) -> nn.Module:
-        seen.append(hub.HF_HUB_OFFLINE)
-        raise OSError("not in the cache")
-
-    monkeypatch.setattr(open_clip, "create_model", create)
-    with pytest.raises(UnknownModelError, match="not in the cache"):
-        neurolab.load_model("ViT-B-32", pretrained="openai")
-    assert seen == [True] and hub.HF_HUB_OFFLINE is False
 
 
 def test_random_weights_are_seeded_and_their_hash_tells_weights_apart(
@@ -237,3 +205,119 @@ def test_classifiers_of_torchvision_and_timm_and_any_module() -> None:
             neurolab.load_model(name, pretrained="random")
     with pytest.raises(UnknownModelError, match="needs weights"):
         neurolab.load_model("torchvision:resnet18")
+
+
+def test_the_hash_is_what_it_says_it_is() -> None:
+    net = nn.Linear(2, 1).bfloat16()
+    digest = hashlib.sha256()
+    digest.update(b"bias\0torch.bfloat16\0(1,)\0" + net.bias.detach().view(torch.int16).numpy().tobytes())
+    digest.update(
+        b"weight\0torch.bfloat16\0(1, 2)\0" + net.weight.detach().view(torch.int16).numpy().tobytes()
+    )
+    assert wrap_model(net, image_size=8).weights_hash == digest.hexdigest()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_model_on_a_gpu_is_the_same_model() -> None:
+    here = make_clip(layers=[1, 1, 1, 1], width=8, image_size=64)
+    there = make_clip(layers=[1, 1, 1, 1], width=8, image_size=64).to("cuda")
+    assert here.weights_hash == there.weights_hash and there.device.type == "cuda"
+    assert [s.name for s in neurolab.list_sites(here)] == [s.name for s in neurolab.list_sites(there)]
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode(), neurolab.capture(here, ["layer3.0"]) as ours:
+        here.encode_image(images)
+    with torch.inference_mode(), neurolab.capture(there, ["layer3.0"]) as theirs:
+        there.encode_image(images)
+    torch.testing.assert_close(ours["layer3.0"], theirs["layer3.0"].cpu(), atol=1e-3, rtol=1e-3)
+
+
+def test_random_weights_leave_the_seed_alone() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    neurolab.load_model(NAME, pretrained="random")
+    neurolab.load_model("torchvision:squeezenet1_1", pretrained="random")
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_an_image_tower_with_a_temperature_has_no_text_either(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    kept = {k: v for k, v in state.items() if k.startswith("visual.") or k == "logit_scale"}
+    model = neurolab.load_model(NAME, weights=write(tmp_path / "visual.pt", kept))
+    assert not model.has_text and not hasattr(model.module, "transformer")
+
+
+def test_an_image_tower_gives_what_the_whole_model_gives(state: dict[str, Tensor], tmp_path: Path) -> None:
+    whole = neurolab.load_model(NAME, weights=write(tmp_path / "whole.safetensors", state))
+    visual = {name: value for name, value in state.items() if name.startswith("visual.")}
+    tower = neurolab.load_model(NAME, weights=write(tmp_path / "visual.safetensors", visual))
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(tower.encode_image(images), whole.encode_image(images))
+    assert [s.name for s in neurolab.list_sites(tower)] == [s.name for s in neurolab.list_sites(whole)]
+
+
+def test_text_towers_of_their_own_take_openais_names(
+    state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = neurolab.load_model(NAME, weights=write(tmp_path / "w.safetensors", state))
+    monkeypatch.setitem(
+        open_clip.factory._MODEL_CONFIGS, NAME, {**open_clip.get_model_config(NAME), "custom_text": True}
+    )
+    custom = neurolab.load_model(NAME, weights=tmp_path / "w.safetensors")
+    assert isinstance(custom.module, open_clip.CustomTextCLIP)
+    with torch.inference_mode():
+        torch.testing.assert_close(custom.encode_text(["a zebra"]), plain.encode_text(["a zebra"]))
+
+
+def test_a_clip_with_a_timm_tower(monkeypatch: pytest.MonkeyPatch) -> None:
+    vision = {"timm_model_name": "resnet10t", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64}
+    config = {**open_clip.get_model_config(NAME), "vision_cfg": vision}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, NAME, config)
+    model = neurolab.load_model(NAME, pretrained="random")
+    assert model.image_size == (64, 64) and model.embedding_dim == 32
+    assert neurolab.find_site(model, "visual.trunk.layer4.0.act2:in").layout == "map"
+
+
+@pytest.mark.parametrize("name", ["torchvision:squeezenet1_1", "timm:resnet10t"])
+def test_classifiers_take_local_checkpoints(name: str, tmp_path: Path) -> None:
+    first = neurolab.load_model(name, pretrained="random")
+    path = write(tmp_path / "w.safetensors", {k: v.clone() + 1 for k, v in first.module.state_dict().items()})
+    second = neurolab.load_model(name, weights=path)
+    for key, value in second.module.state_dict().items():
+        torch.testing.assert_close(value, first.module.state_dict()[key] + 1)
+    with pytest.raises(UnknownModelError, match=r"unexpected .*Name the architecture"):
+        neurolab.load_model("torchvision:resnet18", weights=path)
+
+
+def test_images_that_are_no_images_are_refused(tiny_clip: Model) -> None:
+    for wrong in (
+        torch.zeros(1, 64, 64, 3),
+        torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+        torch.zeros(64, 64),
+    ):
+        with pytest.raises(ValueError, match=r"\[batch, 3, height, width\]"):
+            tiny_clip.encode_image(wrong)
+
+
+def test_what_is_no_vector_is_no_embedding() -> None:
+    class Several(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, int]:
+            return x.mean((2, 3)), 1
+
+    assert wrap_model(nn.Conv2d(3, 4, 1), image_size=8).embedding_dim is None
+    assert wrap_model(Several(), image_size=8).embedding_dim == 3  # of several outputs the first
+
+    class Nothing(nn.Module):
+        def forward(self, x: Tensor) -> list[int]:
+            return [1]
+
+    with pytest.raises(TypeError, match="odd returns list without a tensor"):
+        wrap_model(Nothing(), image_size=8, name="odd").encode_image(torch.zeros(1, 3, 8, 8))
+
+
+def test_the_size_of_embeddings_is_known_inside_a_capture(state: dict[str, Tensor], tmp_path: Path) -> None:
+    model = neurolab.load_model(NAME, pretrained="random")
+    with neurolab.capture(model, ["layer1.0"]):
+        assert model.embedding_dim == 32

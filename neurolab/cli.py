@@ -1,0 +1,262 @@
+"""The command line: one thin command per job. The logic lives in the rooms."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from neurolab.errors import NeurolabError
+
+if TYPE_CHECKING:
+    from neurolab.models.zoo import Model
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help=__doc__,
+    pretty_exceptions_enable=False,
+)
+train = typer.Typer(no_args_is_help=True, help="Train models of the project's own.")
+app.add_typer(train, name="train")
+console = Console()
+
+MODEL_HELP = 'An open_clip architecture, "pocket", "torchvision:NAME" or "timm:NAME".'
+ModelName = Annotated[str, typer.Argument(help=MODEL_HELP)]
+Weights = Annotated[
+    Path | None, typer.Option(help="A checkpoint: safetensors, or a state dict saved by torch.")
+]
+Pretrained = Annotated[str | None, typer.Option(help='A tag of the model hub, as "openai".')]
+Device = Annotated[str, typer.Option(help='Where to compute: "cpu", "cuda", "cuda:1", "mps".')]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def load(name: str, weights: Path | None, pretrained: str | None, device: str = "cpu") -> Model:
+    from neurolab.models.zoo import load_model
+
+    return load_model(name, weights=weights, pretrained=pretrained, device=device)
+
+
+@app.command()
+def sites(
+    model: ModelName = "pocket",
+    pattern: Annotated[str | None, typer.Option(help="Show only sites whose name contains this.")] = None,
+    all_modules: Annotated[
+        bool, typer.Option("--all", help="Every module, not only the usual sites.")
+    ] = False,
+    weights: Weights = None,
+    pretrained: Pretrained = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the sites of a model: short name, units and map shape, in the order they are computed."""
+    from neurolab.models.sites import list_sites
+
+    if weights is None and pretrained is None and model != "pocket":
+        pretrained = "random"  # names and shapes do not depend on the weights
+    found = list_sites(load(model, weights, pretrained), pattern, all_modules=all_modules)
+    if as_json:
+        rows = [
+            {"name": s.name, "short": s.short, "kind": s.kind, "units": s.units, "shape": s.shape}
+            for s in found
+        ]
+        return print(json.dumps(rows, indent=2))
+    table = Table("short name", "site", "kind", "units", "map", box=None, header_style="bold")
+    for site in found:
+        shape = " x ".join(map(str, site.shape)) + (" tokens" if site.layout == "tokens" else "")
+        table.add_row(site.short, site.name, site.kind, str(site.units), shape)
+    console.print(table)
+
+
+@app.command()
+def build(
+    out: Annotated[Path, typer.Option(help="The atlas's folder; a build that was stopped goes on there.")],
+    source: Annotated[
+        list[str], typer.Option(help='A folder, tar shards, Parquet, "hf:NAME" or "demo"; may be repeated.')
+    ],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "pocket",
+    weights: Weights = None,
+    pretrained: Pretrained = None,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(help="A site by its short or full name; may be repeated. Default: the last ones."),
+    ] = None,
+    top: Annotated[int, typer.Option(help="Exemplars kept per unit.")] = 100,
+    reduction: Annotated[str, typer.Option(help="max, mean, cls or center.")] = "max",
+    batch_size: Annotated[
+        int, typer.Option(help="Images per batch; part of what makes the bytes repeatable.")
+    ] = 64,
+    workers: Annotated[int | None, typer.Option(help="Decode processes.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the model.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first images of the source.")] = None,
+    device: Device = "cpu",
+    checkpoint_seconds: Annotated[float, typer.Option(help="Time between checkpoints.")] = 30.0,
+    overwrite: Annotated[
+        bool, typer.Option(help="Throw away what another build left in the folder.")
+    ] = False,
+) -> None:
+    """Mine the dataset examples of every unit of some sites into an atlas, in one pass over the source."""
+    from neurolab.mining.miner import mine
+    from neurolab.models.sites import default_sites
+
+    loaded = load(model, weights, pretrained, device)
+    atlas = mine(
+        loaded,
+        source if len(source) > 1 else source[0],
+        site or default_sites(loaded),
+        out,
+        k=top,
+        reduction=reduction,
+        batch_size=batch_size,
+        workers=workers,
+        threads=threads,
+        limit=limit,
+        checkpoint_seconds=checkpoint_seconds,
+        overwrite=overwrite,
+    )
+    print_summary(atlas.summary())
+
+
+@app.command()
+def info(
+    atlas: Annotated[Path, typer.Argument(help="The atlas's folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what an atlas holds: model, weights hash, source hash, images, units, exemplars, pictures."""
+    from neurolab.atlas import open_atlas
+
+    summary = open_atlas(atlas).summary()
+    if as_json:
+        print(json.dumps(summary, indent=2))
+    else:
+        print_summary(summary)
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for key, value in summary.items():
+        shown = "\n".join(f"{k}  {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        table.add_row(key.replace("_", " "), shown)
+    console.print(table)
+
+
+@app.command()
+def render(
+    model: ModelName = "pocket",
+    units: Annotated[list[str] | None, typer.Argument(help='Units, as "layer4.1/89".')] = None,
+    weights: Weights = None,
+    pretrained: Pretrained = None,
+    atlas: Annotated[
+        Path | None,
+        typer.Option(help="Keep the pictures in this atlas; without units, draw its most selective ones."),
+    ] = None,
+    count: Annotated[int, typer.Option(help="How many units to draw where none is named.")] = 48,
+    out: Annotated[Path, typer.Option(help="Where PNG files go without an atlas.")] = Path("pictures"),
+    steps: Annotated[int, typer.Option(help="Steps of gradient ascent.")] = 256,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the picture in pixels; default: the model's input.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every picture.")] = 0,
+    device: Device = "cpu",
+) -> None:
+    """Draw what excites units, by gradient ascent on an image (feature visualization)."""
+    from neurolab.analysis.search import require_model
+    from neurolab.analysis.selectivity import most_selective
+    from neurolab.atlas import open_atlas
+    from neurolab.featurevis.render import render as draw
+
+    opened = open_atlas(atlas) if atlas else None
+    loaded = load(model, weights, pretrained, device)
+    if opened:
+        require_model(opened, loaded)
+    if not units:
+        if opened is None:
+            raise typer.BadParameter("name units to draw, or an atlas whose most selective units to draw")
+        units = [
+            unit for site in opened.sites for unit in most_selective(opened, site, count // len(opened.sites))
+        ]
+    pictures = draw(loaded, units, size=size, seed=seed, steps=steps)
+    if opened:
+        opened.add_pictures(pictures)
+        console.print(f"{len(pictures)} pictures added to {atlas}")
+    for picture in [] if opened else pictures:
+        path = out / (picture.name.replace("/", "-").replace(":", ".") + ".png")
+        picture.save(path)
+        console.print(str(path))
+
+
+@app.command()
+def explore(
+    atlas: Annotated[Path, typer.Argument(help="The atlas's folder.")],
+    port: Annotated[int | None, typer.Option(help="Port of the web server.")] = None,
+    headless: Annotated[bool, typer.Option(help="Do not open a browser.")] = False,
+    weights: Weights = None,
+    pretrained: Pretrained = None,
+) -> None:
+    """Browse an atlas in a web browser."""
+    from neurolab.explorer import launch
+
+    raise typer.Exit(launch(atlas, port=port, headless=headless, weights=weights, pretrained=pretrained))
+
+
+@train.command("pocket")
+def train_pocket(
+    data: Annotated[
+        Path, typer.Option(help="The training data (the README says which).", envvar="NEUROLAB_DATA")
+    ],
+    out: Annotated[Path, typer.Option(help="The run's folder; a run that was stopped goes on there.")] = Path(
+        "runs/pocket"
+    ),
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe in JSON; default: the one that made the pocket.")
+    ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="The CLIP ViT-B/16 image tower.", envvar="NEUROLAB_CLIP_B16")
+    ] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Only measure the pocket on held-out data.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the measured numbers to this file.")
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Train the pocket by distilling CLIP ViT-B/16, or measure the one that there is."""
+    from neurolab.models.pocket import pocket_folder
+    from neurolab.training.pocket import measure_pocket, train_pocket
+    from neurolab.training.recipe import Recipe
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    if not evaluate:
+        train_pocket(
+            Recipe.from_json(recipe) if recipe else Recipe(), data, out, teacher=teacher, device=device
+        )
+    measures = measure_pocket(pocket_folder() if evaluate else out, data)
+    table = Table("measure", "value", "95 % interval", "chance", "items", box=None, header_style="bold")
+    for m in measures:
+        table.add_row(
+            m.name, f"{m.value:.4g}", f"{m.low:.4g} .. {m.high:.4g}", f"{m.chance:.4g}", str(m.items)
+        )
+    console.print(table)
+    if json_file:
+        json_file.write_text(json.dumps({m.name: m.value for m in measures}, indent=2))
+
+
+def main() -> None:
+    """Run the command line; errors of neurolab's own end with their message and exit code 1."""
+    try:
+        app()
+    except NeurolabError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

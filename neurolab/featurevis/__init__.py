@@ -1,0 +1,1 @@
+"""Feature visualization by activation maximization: parametrization, transform, objective, render."""

@@ -1,0 +1,40 @@
+"""Colour decorrelation: pictures are optimised in a space whose three channels vary independently.
+
+In photographs the red, green and blue of a pixel are almost the same number. Gradient ascent on them spends
+its steps on brightness and leaves colours faint; in a space where natural colours are uncorrelated, one step
+moves brightness and the two colour contrasts alike (Olah et al., "Feature Visualization", Distill 2017).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+# Lucid's square root of the correlations of ImageNet's colours. Rows are red, green, blue; columns are
+# brightness, red against blue, and green against both.
+SQRT_CORRELATION = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
+
+
+@functools.cache
+def colour_matrix() -> Tensor:
+    """The matrix M [3, 3] of `to_rgb`, rows for R, G, B: lucid's, divided by its largest column norm."""
+    matrix = torch.tensor(SQRT_CORRELATION, dtype=torch.float64)
+    return matrix / matrix.norm(dim=0).max()
+
+
+def correlate(decorrelated: Tensor) -> Tensor:
+    """Decorrelated colours [batch, 3, height, width] as correlated ones, of any range: M z at every pixel."""
+    matrix = colour_matrix().to(decorrelated)
+    return torch.einsum("rc,bchw->brhw", matrix, decorrelated)
+
+
+def to_rgb(image: Tensor, decorrelated: bool = True) -> Tensor:
+    """Any real numbers [batch, 3, height, width] as RGB in (0, 1): sigmoid(M z).
+
+    With `decorrelated=False`, sigmoid(z): the channels are red, green and blue themselves. Zero is a medium
+    grey either way. (Lucid adds the mean colour of ImageNet only where it leaves out the sigmoid; so do we,
+    and never leave it out.)
+    """
+    return torch.sigmoid(correlate(image) if decorrelated else image)

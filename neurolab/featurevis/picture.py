@@ -1,0 +1,46 @@
+"""A feature visualization: the picture, and how it came about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from neurolab.atlas.writing import atomic_path
+
+
+@dataclass(eq=False)
+class Picture:
+    """What excites a unit.
+
+    name: "SITE/89", with the site's full name; for other objectives their name. image: RGB uint8 [height,
+    width, 3]. kind: the parametrization. settings: all that the picture depends on besides model and seed.
+    history: the objective at every step, under the transforms of that step, float32 [steps].
+    """
+
+    name: str
+    image: np.ndarray
+    kind: str = "fourier"
+    facet: str | None = None
+    seed: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    history: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    def to_pil(self) -> Image.Image:
+        return Image.fromarray(self.image)
+
+    def save(self, path: str | Path) -> Path:
+        """Write an image file, atomically; the name's ending is the format. Makes its folder."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(target) as temporary:
+            self.to_pil().save(temporary, Image.registered_extensions()[target.suffix.lower() or ".png"])
+        return target
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows."""
+        return self.to_pil()._repr_png_()

@@ -1,0 +1,221 @@
+"""Random transforms of the pictures before the network sees them: what survives them is no adversarial noise.
+
+Every view of every picture has its own draw, from the picture's own seed. All geometric transforms of a view
+are one affine map, so a picture is resampled once, on its device, whatever is in the list.
+
+Coordinates are (x, y) in pixels from the centre, x to the right and y down. A transform gives 3 x 3 matrices
+that take a place in its output to the place in its input where the colour is read.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neurolab.featurevis.seeds import generator
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Sizes (height, width) in pixels of the picture and of a view, which is what the network sees."""
+
+    picture: tuple[int, int]
+    view: tuple[int, int]
+
+
+class Transform(ABC):
+    """A random affine map. Subclasses say in their first line how it is distributed."""
+
+    @abstractmethod
+    def draw(self, count: int, frame: Frame, random: torch.Generator) -> Tensor:
+        """`count` independent draws: matrices [count, 3, 3] from output places to input places."""
+
+
+@dataclass(frozen=True)
+class Window(Transform):
+    """A window on the picture: its side is a share of the largest that fits, uniform in [low, high], and its
+    place is uniform among those inside the picture.
+
+    The window has the shape of the view and is enlarged or reduced to it. With shares of 1, a picture of the
+    view's shape is seen whole.
+    """
+
+    low: float = 1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high <= 1:
+            raise ValueError(f"shares of a window must be 0 < low <= high <= 1, not {self.low}, {self.high}")
+
+    def draw(self, count: int, frame: Frame, random: torch.Generator) -> Tensor:
+        (height, width), (view_height, view_width) = frame.picture, frame.view
+        share = uniform(count, self.low, self.high, random)
+        zoom = share * min(height / view_height, width / view_width)  # picture pixels per view pixel
+        place = torch.rand(count, 2, generator=random) - 0.5
+        room = torch.stack([width - zoom * view_width, height - zoom * view_height], dim=1)
+        return matrices(zoom, torch.zeros(count), place * room)
+
+
+@dataclass(frozen=True)
+class Jitter(Transform):
+    """A shift, uniform in [-pixels / 2, pixels / 2] along each axis.
+
+    Lucid's jitter cuts a window `pixels` smaller at a random place, which shifts by whole pixels over the
+    same range. (Lucent's shifts in one direction only.)
+    """
+
+    pixels: float
+
+    def draw(self, count: int, frame: Frame, random: torch.Generator) -> Tensor:
+        shift = (torch.rand(count, 2, generator=random) - 0.5) * self.pixels
+        return matrices(torch.ones(count), torch.zeros(count), shift)
+
+
+@dataclass(frozen=True)
+class Scale(Transform):
+    """Enlargement about the centre by one of `factors`, each equally likely."""
+
+    factors: tuple[float, ...]
+
+    def draw(self, count: int, frame: Frame, random: torch.Generator) -> Tensor:
+        return matrices(1 / choice(self.factors, count, random), torch.zeros(count), torch.zeros(count, 2))
+
+
+@dataclass(frozen=True)
+class Rotate(Transform):
+    """Rotation about the centre by one of `degrees`, each equally likely."""
+
+    degrees: tuple[float, ...]
+
+    def draw(self, count: int, frame: Frame, random: torch.Generator) -> Tensor:
+        angle = choice(self.degrees, count, random) * (math.pi / 180)
+        return matrices(torch.ones(count), angle, torch.zeros(count, 2))
+
+
+def uniform(count: int, low: float, high: float, random: torch.Generator) -> Tensor:
+    """[count] numbers, uniform in [low, high]."""
+    return low + (high - low) * torch.rand(count, generator=random)
+
+
+def choice(options: Sequence[float], count: int, random: torch.Generator) -> Tensor:
+    """[count] of the options, each equally likely."""
+    return torch.tensor(options)[torch.randint(len(options), (count,), generator=random)]
+
+
+def matrices(zoom: Tensor, angle: Tensor, shift: Tensor) -> Tensor:
+    """[count, 3, 3]: places are turned by `angle` (radians), multiplied by `zoom`, then moved by `shift`."""
+    result = torch.zeros(len(zoom), 3, 3)
+    result[:, 0, 0] = result[:, 1, 1] = zoom * angle.cos()
+    result[:, 0, 1], result[:, 1, 0] = -zoom * angle.sin(), zoom * angle.sin()
+    result[:, :2, 2] = shift
+    result[:, 2, 2] = 1
+    return result
+
+
+# Lucid's standard list. Its padding is the grey border here.
+LUCID = (
+    Jitter(8),
+    Scale(tuple(1 + (i - 5) / 50 for i in range(11))),
+    Rotate((*range(-10, 11), *[0] * 5)),
+    Jitter(4),
+)
+
+
+def standard(frame: Frame) -> tuple[Transform, ...]:
+    """About twice as much as lucid's of everything: fewer, larger and cleaner motifs.
+
+    Jitter is 16 and 8 pixels for a view of 224, and in proportion for others.
+    """
+    side = min(frame.view)
+    return (
+        Jitter(side / 14),
+        Scale(tuple(1 + (i - 5) / 25 for i in range(11))),
+        Rotate(tuple(range(-15, 16))),
+        Jitter(side / 28),
+    )
+
+
+TRANSFORMS: dict[str, Callable[[Frame], tuple[Transform, ...]]] = {
+    "standard": standard,
+    "lucid": lambda frame: LUCID,
+    "none": lambda frame: (),
+}
+
+
+def find_transforms(name: str | Sequence[Transform], frame: Frame) -> tuple[Transform, ...]:
+    """The transforms of a name ("standard", "lucid", "none"); a sequence of them is given back as a tuple."""
+    if not isinstance(name, str):
+        return tuple(name)
+    if name not in TRANSFORMS:
+        known = ", ".join(TRANSFORMS)
+        raise ValueError(f"transforms {name!r} are unknown; choose one of {known}, or pass a list of them")
+    return TRANSFORMS[name](frame)
+
+
+def natural_window(frame: Frame) -> Window:
+    """The whole picture where it is no larger than the view; of larger ones, windows at one to two picture
+    pixels per view pixel: both the finest detail and the coarsest that resampling shows without aliasing.
+    """
+    largest = min(frame.picture[0] / frame.view[0], frame.picture[1] / frame.view[1])
+    return Window(1 / max(largest, 1), min(1, 2 / max(largest, 1)))
+
+
+class Views:
+    """The views of a batch of pictures at every step of a run, drawn beforehand.
+
+    seeds: one per picture; count: views of each picture at each step. The first of `transforms` acts on the
+    picture first; without a `Window` among them, it is `natural_window`. border: the grey level outside the
+    picture, or "reflect".
+    """
+
+    def __init__(
+        self,
+        transforms: Sequence[Transform],
+        seeds: Sequence[int],
+        frame: Frame,
+        *,
+        steps: int,
+        count: int = 1,
+        border: float | str = 0.5,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.frame, self.border = frame, border
+        if not any(isinstance(transform, Window) for transform in transforms):
+            transforms = (natural_window(frame), *transforms)
+        drawn = [draw_maps(transforms, frame, steps * count, seed) for seed in seeds]
+        # [steps, pictures, views, 2, 3]
+        self.maps = torch.stack(drawn, dim=1).unflatten(0, (steps, count)).transpose(1, 2).to(device)
+
+    def __call__(self, pictures: Tensor, step: int) -> Tensor:
+        """Views [batch * count, 3, height, width] of pictures [batch, 3, H, W]; a picture's are together."""
+        maps = self.maps[step]
+        batch, count = maps.shape[:2]
+        height, width = self.frame.view
+        grid = F.affine_grid(maps.flatten(0, 1), [batch * count, 3, height, width], align_corners=False)
+        # A picture's views are sampled as one tall image, so that the picture is not copied for each.
+        grid = grid.view(batch, count * height, width, 2)
+        if self.border == "reflect":
+            seen = F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
+        else:
+            level = float(self.border)
+            seen = F.grid_sample(pictures - level, grid, padding_mode="zeros", align_corners=False) + level
+        if count == 1:
+            return seen
+        return seen.unflatten(2, (count, height)).transpose(1, 2).flatten(0, 1)
+
+
+def draw_maps(transforms: Sequence[Transform], frame: Frame, count: int, seed: int) -> Tensor:
+    """[count, 2, 3] affine maps of one picture, for places in [-1, 1] as torch's affine_grid has them."""
+    random = generator(seed, "transforms")
+    total = torch.eye(3).expand(count, 3, 3)
+    for transform in transforms:
+        total = total @ transform.draw(count, frame, random)
+    to_pixels = torch.tensor([frame.view[1] / 2, frame.view[0] / 2, 1.0])
+    from_pixels = torch.tensor([2 / frame.picture[1], 2 / frame.picture[0]])
+    return total[:, :2] * to_pixels * from_pixels[:, None]

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from neurolab.cli import app, main
+
+runner = CliRunner()
+
+
+def run(*arguments: object) -> str:
+    result = runner.invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_help_names_every_command_without_importing_torch() -> None:
+    script = """
+import runpy, sys
+sys.argv = ["neurolab", "--help"]
+try:
+    runpy.run_module("neurolab", run_name="__main__")
+except SystemExit:
+    assert "torch" not in sys.modules
+"""
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    for command in ("sites", "build", "info", "render", "explore", "train"):
+        assert command in output
+
+
+def test_sites_of_the_pocket_and_of_an_architecture_without_weights() -> None:
+    rows = json.loads(run("sites", "pocket", "--json"))
+    by_short = {row["short"]: row for row in rows}
+    assert by_short["layer4.1"]["name"] == "visual.layer4.1.act3:in"
+    assert by_short["layer4.1"]["units"] == 1024
+    assert any(row["short"] == "layer4.3" for row in json.loads(run("sites", "RN50", "--json")))
+
+
+def test_a_build_its_summary_and_a_picture(image_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "atlas"
+    build = (
+        "build",
+        "--source",
+        image_folder,
+        "--out",
+        out,
+        "--site",
+        "layer4.1",
+        "--top",
+        "5",
+        "--workers",
+        "0",
+    )
+    run(*build)
+    summary = json.loads(run("info", out, "--json"))
+    assert summary["model"] == "pocket" and summary["images"] == 24 and summary["pictures"] == 0
+    assert summary["units"] == 1024 and summary["exemplars"] == 5 * 1024
+    assert len(summary["weights_hash"]) == len(summary["source_hash"]) == 64
+    run(*build)  # what is built is not built again
+    run("render", "pocket", "--atlas", out, "--count", "2", "--steps", "3")
+    assert json.loads(run("info", out, "--json"))["pictures"] == 2
+    run("render", "pocket", "layer4.1/3", "--steps", "2", "--out", tmp_path / "png")
+    (picture,) = (tmp_path / "png").glob("*.png")
+    assert Image.open(picture).mode == "RGB"
+
+
+def test_an_error_is_one_message_and_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["neurolab", "info", "no/such/atlas"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    message = capsys.readouterr().err
+    assert "no/such/atlas" in message and "Traceback" not in message

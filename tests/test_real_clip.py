@@ -1,0 +1,194 @@
+"""The real CLIP ViT-B/16 image tower on real photos: built, killed, resumed, checked against known values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import neurolab
+from neurolab.atlas import Atlas
+from neurolab.atlas.manifest import BUILDING
+from neurolab.errors import MissingTextTowerError
+from neurolab.mining.job import CHECKPOINT
+from neurolab.models.zoo import Model
+
+MODEL = "ViT-B-16-quickgelu"
+SITES = ["block11.mlp", "block11"]
+# ImageNet classes and the known concept that each is a case of.
+CONCEPTS = {
+    "zebra": "zebra", "pizza": "pizza", "laptop": "laptop", "school bus": "bus", "banana": "banana",
+    "broccoli": "broccoli", "orange": "orange", "umbrella": "umbrella", "toaster": "toaster",
+    "microwave": "microwave", "refrigerator": "refrigerator", "backpack": "backpack", "vase": "vase",
+    "traffic light": "traffic light", "parking meter": "parking meter", "dishwasher": "dishwasher",
+    "bathtub": "bathtub", "pool table": "pool table", "park bench": "bench", "wall clock": "clock",
+    "computer keyboard": "keyboard", "African elephant": "elephant", "brown bear": "bear",
+    "tow truck": "truck", "suspension bridge": "bridge", "mountain tent": "tent", "fountain": "fountain",
+    "rocking chair": "chair", "wine bottle": "bottle", "Siamese cat": "cat", "bullet train": "train",
+}  # fmt: skip
+
+
+def start_build(weights: Path, sources: list[Path], out: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable,
+        "-m",
+        "neurolab",
+        "build",
+        "--model",
+        MODEL,
+        "--weights",
+        str(weights),
+        "--out",
+        str(out),
+    ]
+    for source in sources:
+        command += ["--source", str(source)]
+    for site in SITES:
+        command += ["--site", site]
+    return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finish(process: subprocess.Popen[bytes]) -> str:
+    output = process.communicate()[0].decode(errors="replace")
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def kill_after_first_checkpoint(process: subprocess.Popen[bytes], out: Path, more_seconds: float) -> None:
+    """SIGKILL the build some seconds after it has written its first checkpoint."""
+    deadline = time.monotonic() + 600
+    while not (out / BUILDING / CHECKPOINT).exists():
+        assert process.poll() is None, process.communicate()[0].decode(errors="replace")[-3000:]
+        assert time.monotonic() < deadline, "no checkpoint in ten minutes"
+        time.sleep(0.2)
+    time.sleep(more_seconds)
+    assert process.poll() is None, "the build was over before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def real_model(clip_b16_weights: Path) -> Model:
+    return neurolab.load_model(MODEL, weights=clip_b16_weights)
+
+
+@pytest.fixture(scope="module")
+def real_atlas(
+    neurolab_data: Path, clip_b16_weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Atlas:
+    """The atlas of the 1,000 ImageNet samples and the 227 Distill photos, killed on the way and resumed."""
+    out = tmp_path_factory.mktemp("real") / "atlas"
+    sources = [neurolab_data / "imagenet-samples", neurolab_data / "distill" / "typographic"]
+    kill_after_first_checkpoint(start_build(clip_b16_weights, sources, out), out, more_seconds=20)
+    with pytest.raises(neurolab.errors.AtlasError):
+        neurolab.open_atlas(out)
+    finish(start_build(clip_b16_weights, sources, out))
+    return neurolab.open_atlas(out)
+
+
+def known_embeddings(folder: Path, name: str) -> tuple[list[str], np.ndarray]:
+    with np.load(folder / "clip-b16" / f"image-embeddings-{name}.npz", allow_pickle=False) as archive:
+        return archive["keys"].tolist(), archive["embeddings"].astype(np.float32)
+
+
+def matching_rows(atlas: Atlas, keys: list[str]) -> list[int]:
+    """The atlas's image of each key; the sources' own names stand before the keys of a joint source."""
+    ours = [atlas.image(i).key for i in range(atlas.summary()["images"])]
+    by_key = {ours[i].split("/", 1)[-1]: i for i in range(len(ours))} | {key: i for i, key in enumerate(ours)}
+    return [by_key[key] for key in keys]
+
+
+def unit_norm(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def test_the_atlas_counts_every_photo(real_atlas: Atlas) -> None:
+    summary = real_atlas.summary()
+    assert summary["images"] == 1227
+    assert summary["units"] == 3072 + 768
+    assert summary["exemplars"] == (3072 + 768) * 100
+    assert [real_atlas.site(site).values.shape for site in SITES] == [(3072, 100), (768, 100)]
+
+
+@pytest.mark.parametrize("name", ["imagenet-samples", "distill-typographic"])
+def test_embeddings_are_the_known_ones(real_atlas: Atlas, neurolab_data: Path, name: str) -> None:
+    keys, known = known_embeddings(neurolab_data, name)
+    ours = real_atlas.image_embeddings()[matching_rows(real_atlas, keys)].astype(np.float32)
+    cosine = (unit_norm(ours) * unit_norm(known)).sum(axis=1)
+    assert cosine.min() > 0.999, (
+        f"{(cosine <= 0.999).sum()} of {len(keys)}, worst {keys[int(cosine.argmin())]}"
+    )
+
+
+def test_zero_shot_finds_the_known_concepts(real_atlas: Atlas, neurolab_data: Path) -> None:
+    with np.load(neurolab_data / "clip-b16" / "text-embeddings.npz", allow_pickle=False) as archive:
+        names, texts = archive["names"].tolist(), archive["embeddings"].astype(np.float32)
+    keys, _ = known_embeddings(neurolab_data, "imagenet-samples")
+    photo = {key.split("/")[0].replace("_", " "): key for key in keys}
+    rows = matching_rows(real_atlas, [photo[name] for name in CONCEPTS])
+    images = unit_norm(real_atlas.image_embeddings()[rows].astype(np.float32))
+    top = [[names[i] for i in order[:5]] for order in np.argsort(-images @ texts.T, axis=1)]
+    found = {name for (name, concept), five in zip(CONCEPTS.items(), top, strict=True) if concept in five}
+    assert {"zebra", "pizza", "laptop", "school bus"} <= found
+    assert len(found) >= 20, f"not found: {CONCEPTS.keys() - found}"
+    others = [*top[1:], top[0]]
+    by_chance = sum(concept in five for concept, five in zip(CONCEPTS.values(), others, strict=True))
+    assert by_chance < len(found) / 2
+
+
+def test_exemplars_are_the_true_maxima(real_atlas: Atlas, real_model: Model, neurolab_data: Path) -> None:
+    """The strongest exemplar of some units, computed again from its file."""
+    import torch
+    from PIL import Image
+
+    for name in (f"{SITES[0]}/7", f"{SITES[0]}/2000", f"{SITES[1]}/5"):
+        unit = real_atlas.unit(name)
+        best = unit.exemplars[0]
+        assert [e.value for e in unit.exemplars] == sorted((e.value for e in unit.exemplars), reverse=True)
+        path = next(
+            folder / key
+            for folder in (neurolab_data / "imagenet-samples", neurolab_data / "distill" / "typographic")
+            for key in (best.key, best.key.split("/", 1)[-1])
+            if (folder / key).is_file()
+        )
+        image = real_model.preprocess(Image.open(path).convert("RGB"))[None]
+        site, index = name.rsplit("/", 1)
+        with torch.inference_mode(), neurolab.capture(real_model, [site]) as acts:
+            real_model.encode_image(image)
+        patches = acts[site][0, 1:, int(index)]
+        assert patches.max().item() == pytest.approx(best.value, rel=1e-3, abs=1e-3)
+        assert int(patches.argmax()) == best.position
+
+
+def test_text_is_refused_by_name(real_model: Model) -> None:
+    with pytest.raises(MissingTextTowerError, match=re.escape(MODEL)):
+        real_model.encode_text("a zebra")
+
+
+def test_killed_and_resumed_is_byte_identical(
+    clip_b16_weights: Path, neurolab_data: Path, tmp_path: Path
+) -> None:
+    limit = int(os.environ.get("NEUROLAB_RESUME_IMAGES", "160"))
+    source = [neurolab_data / "imagenet-samples"]
+    options = ("--limit", str(limit), "--batch-size", "16", "--checkpoint-seconds", "5")
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    finish(start_build(clip_b16_weights, source, whole, *options))
+    process = start_build(clip_b16_weights, source, stopped, *options)
+    kill_after_first_checkpoint(process, stopped, more_seconds=max(5.0, limit / 20))
+    finish(start_build(clip_b16_weights, source, stopped, *options))
+    assert digests(stopped) == digests(whole)
+    assert json.loads((whole / "manifest.json").read_text())["complete"] is True

@@ -39,7 +39,7 @@ def test_sites_of_the_pocket_and_of_an_architecture_without_weights() -> None:
     by_short = {row["short"]: row for row in rows}
     assert by_short["layer4.1"]["name"] == "visual.layer4.1.act3:in"
     assert by_short["layer4.1"]["units"] == 1024
-    assert any(row["short"] == "layer4.3" for row in json.loads(run("sites", "RN50", "--json")))
+    assert any(row["short"] == "layer4.2" for row in json.loads(run("sites", "RN50", "--json")))
 
 
 def test_a_build_its_summary_and_a_picture(image_folder: Path, tmp_path: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from neurolab.atlas import Atlas
 from neurolab.atlas.arrays import SiteArrays, position_grid
@@ -35,13 +38,15 @@ def units_like_text(
 ) -> list[Hit]:
     """The units whose exemplars look most like a text, best first.
 
-    The score is the cosine between the text's embedding and the unit's, which is the mean direction of its
-    exemplars' embeddings from the mean of all images (`neurolab.mining.embeddings`). site: one or several
+    The score is the cosine between the text's embedding and the unit's, both from their mean: a unit's is the
+    mean direction of its exemplars' embeddings from the mean of all images (`neurolab.mining.embeddings`), a
+    text's the direction from the mean of `common_texts`. Texts and images lie in two narrow cones (Liang et
+    al. 2022); without the means, the same few units would come first for every text. site: one or several
     sites; default: all. Ties: by site, then by unit number. Raises MissingTextTowerError for a model without
     a text tower; AtlasError for another model than the atlas's and where the atlas has no embeddings.
     """
     require_model(atlas, model)
-    direction = model.encode_text(text)[0].detach().to("cpu", torch.float32).numpy()
+    direction = text_direction(model, text)
     found = []
     for arrays in _sites(atlas, site):
         if arrays.embedding is not None:
@@ -50,6 +55,25 @@ def units_like_text(
     if not found:
         raise AtlasError(f"{atlas.path} has no embeddings of units, for its model gives none of images")
     return _best(found, top)
+
+
+def common_texts() -> list[str]:
+    """Texts about a hundred different things, whose mean says what all texts share."""
+    from open_clip import IMAGENET_CLASSNAMES
+
+    return [f"a photo of a {name}" for name in IMAGENET_CLASSNAMES[::10]]
+
+
+_MEAN_TEXTS: WeakKeyDictionary[nn.Module, torch.Tensor] = WeakKeyDictionary()
+
+
+def text_direction(model: Model, text: str) -> NDArray[np.float32]:
+    """The unit-norm direction [D] of a text's embedding from the mean of common texts."""
+    with torch.inference_mode():
+        if model.module not in _MEAN_TEXTS:
+            _MEAN_TEXTS[model.module] = model.encode_text(common_texts()).mean(dim=0)
+        direction = F.normalize(model.encode_text(text)[0] - _MEAN_TEXTS[model.module], dim=0)
+        return direction.to("cpu", torch.float32).numpy()
 
 
 def units_excited_by(

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import neurolab
-from neurolab.analysis.search import units_excited_by, units_like_text
+from neurolab.analysis.search import common_texts, units_excited_by, units_like_text
 from neurolab.atlas import Atlas
 from neurolab.errors import AtlasError, MissingTextTowerError, UnknownSiteError
 from neurolab.models.zoo import Model
@@ -36,7 +36,9 @@ def some_image() -> Image.Image:
 
 
 def test_text_finds_the_units_with_the_nearest_embedding(atlas: Atlas, tiny_clip: Model) -> None:
-    text = tiny_clip.encode_text("a zebra")[0].numpy()
+    common = tiny_clip.encode_text(common_texts()).numpy().mean(axis=0)
+    text = tiny_clip.encode_text("a zebra")[0].numpy() - common
+    text /= np.linalg.norm(text)
     expected = []
     for name in atlas.sites:
         embedding = atlas.site(name).embedding
@@ -49,6 +51,13 @@ def test_text_finds_the_units_with_the_nearest_embedding(atlas: Atlas, tiny_clip
     np.testing.assert_allclose([hit.score for hit in hits], [value for _, value in expected[:30]], atol=1e-5)
     assert all(-1 <= hit.score <= 1 and hit.value is None for hit in hits)
     assert {hit.unit.split("/")[0] for hit in hits} == set(atlas.sites)
+
+
+def test_different_texts_find_different_units(atlas: Atlas, tiny_clip: Model) -> None:
+    """Without the mean of common texts the cone of the texts would bring the same units up each time."""
+    texts = ["a zebra", "the word Friday", "two dogs on a beach"]
+    found = [{hit.unit for hit in units_like_text(atlas, tiny_clip, text)} for text in texts]
+    assert len(found[0] & found[1] & found[2]) < 12
 
 
 def test_a_search_may_be_of_one_site(atlas: Atlas, tiny_clip: Model) -> None:

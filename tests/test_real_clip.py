@@ -132,7 +132,7 @@ def crop_margins(row: ImageRow, side: int = 224) -> tuple[int, int]:
 
 
 def crops_agree(row: ImageRow) -> bool:
-    """Whether the centre is the same rounded (torchvision, open_clip and we) and cut off (the known values)."""
+    """Whether the centre is the same rounded to even (open_clip and we) and rounded down (the known)."""
     return all(round(margin / 2) == margin // 2 for margin in crop_margins(row))
 
 

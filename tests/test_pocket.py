@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from neurolab.models.pocket import pocket_folder
-from neurolab.models.zoo import Model
 
 import neurolab
+from neurolab.models.pocket import pocket_folder
+from neurolab.models.zoo import Model
 from neurolab.training.evaluate import Measure, evaluate
 
 

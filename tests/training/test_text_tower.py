@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+
 from neurolab.models.pocket import TOKENIZER, tokenizer_from
 from neurolab.models.zoo import Model
-
 from neurolab.training.export import write_tokenizer, write_weights
 from neurolab.training.prepare import TEXT_SCHEMA
 from neurolab.training.text_tower import TextPairs, encode_text

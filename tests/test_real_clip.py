@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -154,22 +155,22 @@ def test_embeddings_are_the_known_ones(
     cosine = (unit_norm(real_atlas.image_embeddings()[rows].astype(np.float32)) * known).sum(axis=1)
     same = np.array([crops_agree(row) for row in real_atlas.images(rows)])
     assert same.sum() > 200
-    assert np.mean(cosine[same] > 0.999) > 0.95 and np.median(cosine[same]) > 0.9995
-    assert cosine.min() > 0.95
+    assert np.mean(cosine[same] > 0.999) > 0.9 and np.median(cosine[same]) > 0.9995
+    assert cosine[same].min() > 0.99 and cosine.min() > 0.9
     folder = neurolab_data / {"imagenet-samples": name, "distill-typographic": "distill/typographic"}[name]
 
-    def again(index: int, dtype: torch.dtype) -> float:
+    def again(index: int, module: torch.nn.Module, dtype: torch.dtype) -> float:
         photo = cropped_their_way(Image.open(folder / keys[index]).convert("RGB"))
         pixels = real_model.normalize(real_model.preprocess(photo)[None]).to(dtype)
         with torch.inference_mode():
-            embedded = real_model.module.to(dtype).encode_image(pixels).float()  # type: ignore[operator]
-        real_model.module.float()
+            embedded = module.encode_image(pixels).float()  # type: ignore[operator]
         return float((unit_norm(embedded[0].numpy()) * known[index]).sum())
 
     for index in np.flatnonzero(~same)[::60]:
-        assert again(index, torch.float32) > 0.998, keys[index]
+        assert again(int(index), real_model.module, torch.float32) > 0.99, keys[index]
     worst = int(np.where(same, cosine, 1).argmin())
-    assert again(worst, torch.bfloat16) > 0.999, f"{keys[worst]}: {cosine[worst]} in float32"
+    rounded = copy.deepcopy(real_model.module).to(torch.bfloat16)
+    assert again(worst, rounded, torch.bfloat16) > 0.999, f"{keys[worst]}: {cosine[worst]} in float32"
 
 
 def cropped_their_way(photo: Image.Image, side: int = 224) -> Image.Image:

@@ -225,7 +225,7 @@ def test_text_is_refused_by_name(real_model: Model) -> None:
 def test_killed_and_resumed_is_byte_identical(
     clip_b16_weights: Path, neurolab_data: Path, tmp_path: Path
 ) -> None:
-    limit = int(os.environ.get("NEUROLAB_RESUME_IMAGES", "160"))
+    limit = int(os.environ.get("NEUROLAB_RESUME_IMAGES", "96"))
     source = [neurolab_data / "imagenet-samples"]
     options = ("--limit", str(limit), "--batch-size", "16", "--checkpoint-seconds", "5")
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"

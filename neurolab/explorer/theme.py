@@ -29,6 +29,7 @@ def streamlit_options() -> dict[str, str]:
         "server.address": "localhost",
         "server.maxUploadSize": "50",
         "server.fileWatcherType": "none",
+        "server.showEmailPrompt": "false",  # a new user would be asked for an address, and waited for
     }
 
 

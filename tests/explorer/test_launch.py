@@ -70,3 +70,8 @@ def test_a_kind_always_has_the_same_colour() -> None:
 def test_app_py_is_the_same_entry() -> None:
     text = (ROOT / "app.py").read_text("utf-8")
     assert "from neurolab.explorer.main import main" in text and text.rstrip().endswith("main()")
+
+
+def test_a_first_start_asks_nothing(tmp_path: Path) -> None:
+    """Streamlit asks a new user for an email address and waits; without a terminal it ends."""
+    assert "--server.showEmailPrompt=false" in streamlit_command(tmp_path)

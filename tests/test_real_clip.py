@@ -166,11 +166,12 @@ def test_embeddings_are_the_known_ones(
             embedded = module.encode_image(pixels).float()  # type: ignore[operator]
         return float((unit_norm(embedded[0].numpy()) * known[index]).sum())
 
-    for index in np.flatnonzero(~same)[::60]:
-        assert again(int(index), real_model.module, torch.float32) > 0.99, keys[index]
-    worst = int(np.where(same, cosine, 1).argmin())
     rounded = copy.deepcopy(real_model.module).to(torch.bfloat16)
-    assert again(worst, rounded, torch.bfloat16) > 0.999, f"{keys[worst]}: {cosine[worst]} in float32"
+    worst = np.argsort(np.where(same, cosine, 1))[:8]
+    for index in [*worst.tolist(), *np.flatnonzero(~same)[::60].tolist()]:
+        exact = again(index, real_model.module, torch.float32)
+        if exact <= 0.999:
+            assert again(index, rounded, torch.bfloat16) > 0.999, f"{keys[index]}: {exact} in float32"
 
 
 def cropped_their_way(photo: Image.Image, side: int = 224) -> Image.Image:

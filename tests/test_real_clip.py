@@ -167,7 +167,7 @@ def test_embeddings_are_the_known_ones(
         return float((unit_norm(embedded[0].numpy()) * known[index]).sum())
 
     rounded = copy.deepcopy(real_model.module).to(torch.bfloat16)
-    worst = np.argsort(np.where(same, cosine, 1))[:1]
+    worst = np.argsort(np.where(same, cosine, 1))[:8]
     for index in [*worst.tolist(), *np.flatnonzero(~same)[::60].tolist()]:
         exact = again(index, real_model.module, torch.float32)
         if exact <= 0.999:

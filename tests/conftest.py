@@ -56,25 +56,24 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def path_from(variable: str, what: str) -> Path:
+    """The path that a variable of the environment names; skips where it is not set, fails where it is off."""
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"{variable} is not set: this test needs {what}")
+    path = Path(value)
+    if not path.exists():
+        pytest.fail(f"{variable} names {path}, where nothing is")
+    return path
+
+
 @pytest.fixture(scope="session")
 def neurolab_data() -> Path:
-    """The folder of real data that NEUROLAB_DATA names; tests that need it skip without it."""
-    value = os.environ.get("NEUROLAB_DATA")
-    if not value:
-        pytest.skip("NEUROLAB_DATA is not set: this test needs the real data")
-    folder = Path(value)
-    if not folder.is_dir():
-        pytest.fail(f"NEUROLAB_DATA names {folder}, which is not a folder")
-    return folder
+    """The folder of real data; tests that need it skip without it."""
+    return path_from("NEUROLAB_DATA", "the real data")
 
 
 @pytest.fixture(scope="session")
 def clip_b16_weights() -> Path:
-    """The real CLIP ViT-B/16 image tower that NEUROLAB_CLIP_B16 names; tests that need it skip without it."""
-    value = os.environ.get("NEUROLAB_CLIP_B16")
-    if not value:
-        pytest.skip("NEUROLAB_CLIP_B16 is not set: this test needs the real CLIP ViT-B/16 image tower")
-    path = Path(value)
-    if not path.is_file():
-        pytest.fail(f"NEUROLAB_CLIP_B16 names {path}, which is not a file")
-    return path
+    """The real CLIP ViT-B/16 image tower; tests that need it skip without it."""
+    return path_from("NEUROLAB_CLIP_B16", "the real CLIP ViT-B/16 image tower")

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from neurolab.atlas import Atlas
-from neurolab.atlas.arrays import SiteArrays, position_grid
+from neurolab.atlas.arrays import SiteArrays
 from neurolab.errors import AtlasError
 from neurolab.mining.reductions import reduce_map
 from neurolab.models.capture import capture
@@ -98,7 +98,7 @@ def units_excited_by(
             arrays.reduction,
             layout=arrays.layout,
             prefix_tokens=arrays.prefix_tokens,
-            grid=position_grid(arrays.layout, arrays.shape, arrays.prefix_tokens, model.image_size),
+            grid=arrays.grid,
         )
         value, sd = reduced.values[0], np.asarray(arrays.sd, np.float64)
         varies = np.isfinite(sd) & (sd > 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,23 +145,6 @@ def view_to_image(
     spans = scale * image_size[1] / image[0], scale * image_size[0] / image[1]
     x0, y0, x1, y1 = (0.5 + (value - 0.5) * spans[i % 2] for i, value in enumerate(box))
     return max(x0, 0.0), max(y0, 0.0), min(x1, 1.0), min(y1, 1.0)
-
-
-def position_grid(
-    layout: str, shape: Sequence[int], prefix_tokens: int, image_size: Sequence[int]
-) -> tuple[int, int] | None:
-    """The (height, width) in which a site's positions count: its map, or its patches' grid; None without one.
-
-    Patches fill the image, so of the factorings of their number the one with the image's proportions is
-    theirs.
-    """
-    if layout == "map":
-        return int(shape[0]), int(shape[1])
-    patches = int(shape[0]) - prefix_tokens if layout == "tokens" and shape else 0
-    if patches <= 0:
-        return None
-    rows = round(math.sqrt(patches * image_size[0] / image_size[1]))
-    return (rows, patches // rows) if rows and patches % rows == 0 else None
 
 
 def write_site_arrays(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from neurolab.atlas.arrays import position_grid, write_site_arrays
+from neurolab.atlas.arrays import write_site_arrays
 from neurolab.atlas.images import ImageItem, ImagesWriter
 from neurolab.atlas.manifest import BUILDING, FORMAT_VERSION, MANIFEST
 from neurolab.atlas.writing import locked, remove_leftovers, site_folder, write_json
@@ -36,6 +36,8 @@ class SiteLike(Protocol):
     def layout(self) -> str: ...
     @property
     def prefix_tokens(self) -> int: ...
+    @property
+    def grid(self) -> tuple[int, int] | None: ...
 
 
 class AtlasWriter:
@@ -101,10 +103,7 @@ class AtlasWriter:
         """
         folder = f"sites/{site_folder(site.name)}"
         sizes = write_site_arrays(self.out / folder, site.units, exemplars, statistics, embedding)
-        grid = None
-        if reduction in ("max", "center"):  # the others have no place
-            image_size = self._identity["model"]["image_size"]
-            grid = position_grid(site.layout, site.shape, site.prefix_tokens, image_size)
+        grid = site.grid if reduction in ("max", "center") else None  # the others have no place
         self._sites[site.name] = {
             "order": self._sites.get(site.name, {}).get("order", len(self._sites)),
             "short": site.short,

@@ -101,7 +101,7 @@ class Reading(Objective):
 
     def bind(self, model: Model) -> Objective:
         site = find_site(model, self.site)
-        place = self.place.bind(site, model.image_size)
+        place = self.place.bind(site)
         return self._with(site.name, place, self.check(site), self.numbers.to(model.device))
 
     def signature(self) -> Hashable:

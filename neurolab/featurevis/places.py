@@ -33,16 +33,16 @@ class Place:
             known = ", ".join(REDUCTIONS)
             raise ValueError(f"{self.where!r} is no place: choose one of {known}, (row, column) or a token")
 
-    def bind(self, site: Site, image_size: tuple[int, int]) -> Place:
+    def bind(self, site: Site) -> Place:
         """The place in the maps of this site; UnknownSiteError where they have no such place."""
         if site.layout == "vector":
             return self if self.where == "mean" else self._missing(site)
         if site.layout == "map":
-            place = Place(self.where, 0, (site.shape[0], site.shape[1]))
+            place = Place(self.where, 0, site.grid)
             fits = not isinstance(self.where, int) and self.where != "cls"
         else:
             tokens = site.shape[0]
-            place = Place(self.where, site.prefix_tokens, patch_grid(tokens - site.prefix_tokens, image_size))
+            place = Place(self.where, site.prefix_tokens, site.grid)
             fits = place.prefix > 0 if self.where == "cls" else place._has_tokens(tokens)
         if isinstance(self.where, tuple) or self.where == "center":
             fits = place.grid is not None and place._in_grid(place.grid)
@@ -78,10 +78,3 @@ class Place:
 
     def key(self) -> Hashable:
         return self.where, self.prefix, self.grid
-
-
-def patch_grid(patches: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
-    """(rows, columns) of the patches of an image of that (height, width); None where they fill no grid."""
-    height, width = image_size
-    rows = round((patches * height / width) ** 0.5)
-    return (rows, patches // rows) if rows and patches % rows == 0 else None

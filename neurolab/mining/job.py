@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from neurolab.atlas import Atlas, AtlasWriter
-from neurolab.atlas.arrays import position_grid
 from neurolab.atlas.manifest import BUILDING
 from neurolab.atlas.writing import remove_leftovers
 from neurolab.data.loader import Batch
@@ -121,13 +120,12 @@ class Job:
         return reduced, embedded.to("cpu", torch.float16).numpy()
 
     def _reduce(self, site: Site) -> Reduced:
-        grid = position_grid(site.layout, site.shape, site.prefix_tokens, self.model.image_size)
         return reduce_map(
             self._acts[site.name],
             self.reduction,
             layout=site.layout,
             prefix_tokens=site.prefix_tokens,
-            grid=grid,
+            grid=site.grid,
         )
 
     def save(self) -> None:

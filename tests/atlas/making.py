@@ -34,6 +34,7 @@ class FakeSite:
     shape: tuple[int, ...] = (3, 5)
     layout: str = "map"
     prefix_tokens: int = 0
+    grid: tuple[int, int] | None = (3, 5)
 
 
 @dataclass
@@ -49,7 +50,7 @@ class FakePicture:
 
 
 MAP_SITE = FakeSite("visual.layer4.2.act3:in", "layer4.2")
-TOKEN_SITE = FakeSite("visual.Blocks.1:out", "block1", units=3, shape=(17,), layout="tokens", prefix_tokens=1)
+TOKEN_SITE = FakeSite("visual.Blocks.1:out", "block1", 3, (17,), "tokens", prefix_tokens=1, grid=(4, 4))
 
 
 def make_items(count: int, first: int = 0) -> list[FakeItem]:

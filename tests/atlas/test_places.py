@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from neurolab.atlas.arrays import Exemplar, position_grid, view_to_image
+from neurolab.atlas.arrays import Exemplar, view_to_image
 from neurolab.errors import AtlasError
 
 
@@ -68,19 +68,6 @@ def test_the_whole_view_is_centred_and_inside_the_image(width: int, height: int,
     assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
     assert x0 + x1 == pytest.approx(1) and y0 + y1 == pytest.approx(1)
     assert max(x1 - x0, y1 - y0) == pytest.approx(1)  # nothing is lost along one of the axes
-
-
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 5), st.integers(4, 32))
-def test_patch_grids(rows: int, columns: int, prefix: int, patch: int) -> None:
-    size = (rows * patch, columns * patch)
-    assert position_grid("tokens", (rows * columns + prefix,), prefix, size) == (rows, columns)
-    assert position_grid("map", (rows, columns), 0, (1, 1)) == (rows, columns)
-
-
-def test_sites_without_a_grid() -> None:
-    assert position_grid("vector", (), 0, (64, 64)) is None
-    assert position_grid("tokens", (1,), 1, (64, 64)) is None
-    assert position_grid("tokens", (8,), 1, (64, 64)) is None  # seven tokens are no grid of a square image
 
 
 @given(st.integers(2, 60), st.integers(2, 60))

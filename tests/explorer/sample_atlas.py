@@ -54,6 +54,7 @@ class SampleSite:
     shape: tuple[int, ...] = (4, 4)
     layout: str = "map"
     prefix_tokens: int = 0
+    grid: tuple[int, int] | None = (4, 4)
 
 
 @dataclass
@@ -72,7 +73,7 @@ class SamplePicture:
 
 SITES = (
     SampleSite("visual.layer4.0.act3:in", "layer4.0", 40),
-    SampleSite("visual.attnpool:out", "pool", 8, (), "vector"),
+    SampleSite("visual.attnpool:out", "pool", 8, (), "vector", grid=None),
 )
 
 

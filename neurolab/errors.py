@@ -33,3 +33,7 @@ class SourceError(NeurolabError, ValueError):
 
 class AtlasError(NeurolabError, ValueError):
     """An atlas is missing, incomplete, of another version, or made from something else."""
+
+
+class TrainingError(NeurolabError, ValueError):
+    """A training run cannot go on as asked."""

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neurolab.atlas.writing import atomic_path
+from neurolab.errors import TrainingError
 from neurolab.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -119,21 +120,12 @@ def place(tower: nn.Module, device: str) -> nn.Module:
     return tower.to(device).to(memory_format=torch.channels_last)
 
 
-def schedule(recipe: Recipe, count: int) -> list[tuple[int, int, int]]:
-    """(image size, epoch, steps in it) of every epoch, over all stages."""
-    steps = count // recipe.batch_size
-    sizes = [stage.image_size for stage in recipe.stages for _ in range(stage.epochs)]
-    return [(size, epoch, steps) for epoch, size in enumerate(sizes)]
-
-
 def learning_rate(step: int, total: int, peak: float) -> float:
     """Linear warm-up over the first 5 % of the steps, then a cosine to zero."""
     warm = max(1, total // 20)
-    return (
-        peak * (step + 1) / warm
-        if step < warm
-        else peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
-    )
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -154,61 +146,91 @@ def train_image_tower(
 ) -> dict[str, Tensor]:
     """Train the image tower, resuming after the last finished epoch; returns its state dict.
 
-    A checkpoint (weights, optimizer, epoch) is written after every epoch by atomic rename. The order of the
-    images and their augmentation depend on the seed and the epoch alone.
+    A checkpoint is written to `run` after every epoch by atomic rename. The order of the images and their
+    augmentation depend on the seed and the epoch alone, so a run that was stopped ends with the same weights.
+    mean, std: [3, 1, 1], of the normalization. Raises TrainingError where `run` holds a checkpoint of another
+    recipe or of other data.
     """
-    checkpoint = run / "image-tower.pt"
-    plan = schedule(recipe, len(data))
-    total, step, start = sum(steps for _, _, steps in plan), 0, 0
-    torch.manual_seed(recipe.seed)
-    tower = place(build_tower(recipe, plan[0][0]), device)
-    state = torch.load(checkpoint, weights_only=True) if checkpoint.is_file() else None
-    start = state["epoch"] + 1 if state else 0
-    size = plan[start - 1][0] if start else plan[0][0]
-    optimizer: torch.optim.Optimizer | None = None
-    if state:
-        tower = place(build_tower(recipe, size), device)
-        tower.load_state_dict(state["tower"])
-    step = sum(steps for _, _, steps in plan[:start])
-    for size, epoch, _ in plan[start:]:
-        if optimizer is None or size != plan[max(epoch - 1, 0)][0]:
-            tower = place(at_size(tower, recipe, size), device)
-            optimizer = torch.optim.AdamW(parameter_groups(tower, recipe.weight_decay), betas=(0.9, 0.98))
-            if state and size == plan[start - 1][0]:
-                optimizer.load_state_dict(state["optimizer"])
-            state = None
-        generator = torch.Generator().manual_seed(recipe.seed * 1000 + epoch)
-        began, losses = time.perf_counter(), []
-        tower.train()
-        for indices in epoch_batches(len(data), recipe.batch_size, generator):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, total, recipe.learning_rate)
-            views = augment(data.batch(indices), size, data.flippable[indices], generator)
-            views = ((views - mean) / std).to(device, memory_format=torch.channels_last)
-            targets = data.embeddings[indices].to(device)
-            loss = distillation_loss(tower(views), targets, data.mean.to(device), recipe)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-            step += 1
-            if step % 50 == 0:
-                rate = len(losses) * recipe.batch_size / (time.perf_counter() - began)
-                recent = np.mean(losses[-50:])
-                log.info(
-                    "epoch %d, %d px, step %d of %d, loss %.4f, %.0f images/s",
-                    epoch,
-                    size,
-                    step,
-                    total,
-                    recent,
-                    rate,
-                )
-        with atomic_path(checkpoint) as path:
-            torch.save(
-                {"tower": tower.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}, path
+    return Distillation(recipe, data, run, mean, std, device).train()
+
+
+class Distillation:
+    """The run of an image tower: its state, and one epoch after the other."""
+
+    def __init__(
+        self, recipe: Recipe, data: Prepared, run: Path, mean: Tensor, std: Tensor, device: str
+    ) -> None:
+        self.recipe, self.data, self.mean, self.std, self.device = recipe, data, mean, std, device
+        self.checkpoint = run / "image-tower.pt"
+        self.sizes = [stage.image_size for stage in recipe.stages for _ in range(stage.epochs)]
+        self.steps_per_epoch = len(data) // recipe.batch_size
+        self.total = self.steps_per_epoch * len(self.sizes)
+        self.made_of = {"recipe": recipe.to_json(), "parts": ",".join(data.names), "images": len(data)}
+        torch.manual_seed(recipe.seed)
+        self.size = self.sizes[0]
+        self.tower = place(build_tower(recipe, self.size), device)
+        self.optimizer = self._new_optimizer()
+
+    def train(self) -> dict[str, Tensor]:
+        for epoch in range(self._resume(), len(self.sizes)):
+            if self.size != self.sizes[epoch]:
+                self.size = self.sizes[epoch]
+                self.tower = place(at_size(self.tower, self.recipe, self.size), self.device)
+                self.optimizer = self._new_optimizer()
+            self._epoch(epoch)
+            self._save(epoch)
+        return {name: value.cpu() for name, value in self.tower.state_dict().items()}
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        return torch.optim.AdamW(parameter_groups(self.tower, self.recipe.weight_decay), betas=(0.9, 0.98))
+
+    def _resume(self) -> int:
+        """Take up the checkpoint, if there is one; the first epoch that is still to be run."""
+        if not self.checkpoint.is_file():
+            return 0
+        state = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
+        if state["made_of"] != self.made_of:
+            changed = [key for key, value in self.made_of.items() if state["made_of"].get(key) != value]
+            raise TrainingError(
+                f"{self.checkpoint} belongs to another run (what differs: {', '.join(changed)}): go on with "
+                "what it was made of, or choose another folder"
             )
-    return {name: value.cpu() for name, value in tower.state_dict().items()}
+        self.size = self.sizes[state["epoch"]]
+        self.tower = place(build_tower(self.recipe, self.size), self.device)
+        self.tower.load_state_dict(state["tower"])
+        self.optimizer = self._new_optimizer()
+        self.optimizer.load_state_dict(state["optimizer"])
+        return int(state["epoch"]) + 1
+
+    def _save(self, epoch: int) -> None:
+        state = {"tower": self.tower.state_dict(), "optimizer": self.optimizer.state_dict()}
+        with atomic_path(self.checkpoint) as path:
+            torch.save({**state, "epoch": epoch, "made_of": self.made_of}, path)
+
+    def _epoch(self, epoch: int) -> None:
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1000 + epoch)
+        began, losses = time.perf_counter(), []
+        self.tower.train()
+        batches = epoch_batches(len(self.data), self.recipe.batch_size, generator)
+        for step, indices in enumerate(batches, epoch * self.steps_per_epoch):
+            losses.append(self._step(step, indices, generator))
+            if len(losses) % 50 == 0:
+                rate = len(losses) * self.recipe.batch_size / (time.perf_counter() - began)
+                recent = float(np.mean(losses[-50:]))
+                report = "epoch %d, %d px, step %d of %d, loss %.4f, %.0f images/s"
+                log.info(report, epoch, self.size, step + 1, self.total, recent, rate)
+
+    def _step(self, step: int, indices: Tensor, generator: torch.Generator) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.total, self.recipe.learning_rate)
+        views = augment(self.data.batch(indices), self.size, self.data.flippable[indices], generator)
+        views = ((views - self.mean) / self.std).to(self.device, memory_format=torch.channels_last)
+        targets, centre = self.data.embeddings[indices].to(self.device), self.data.mean.to(self.device)
+        loss = distillation_loss(self.tower(views), targets, centre, self.recipe)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
 
 
 def at_size(tower: nn.Module, recipe: Recipe, size: int) -> nn.Module:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from neurolab.errors import TrainingError
 from neurolab.training import distil
 from neurolab.training.distil import Prepared, augment, distillation_loss, learning_rate, resize_positions
 from neurolab.training.prepare import TEXT_SCHEMA
@@ -130,6 +132,14 @@ def test_training_stopped_after_any_epoch_goes_on_to_the_same_weights(
     assert resumed.keys() == whole.keys()
     for name in whole:
         assert torch.equal(resumed[name], whole[name]), name
+
+
+def test_a_run_is_not_gone_on_with_by_another_recipe(prepared: Prepared, tmp_path: Path) -> None:
+    mean, std = torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.25)
+    run = make(tmp_path / "run")
+    distil.train_image_tower(dataclasses.replace(TINY, stages=(Stage(32, 1),)), prepared, run, mean, std)
+    with pytest.raises(TrainingError, match="recipe"):
+        distil.train_image_tower(TINY, prepared, run, mean, std)
 
 
 def make(folder: Path) -> Path:

@@ -102,7 +102,13 @@ def _word_records() -> Iterator[Record]:
             count = _PHOTO_RENDERINGS
         for number in range(count):
             drawing = style_word(word, number)
-            labels = {"kind": "word", "concept": word, "group": group, "font": drawing.font, **_triad(word)}
+            labels = {
+                "kind": "word",
+                "concept": word,
+                "group": group,
+                "font": str(drawing.font),
+                **_triad(word),
+            }
             yield Record(f"word/{slug(word)}/{number:02d}", drawing, (f'the word "{word}"',), labels)
 
 
@@ -120,7 +126,7 @@ def _typographic_records() -> Iterator[Record]:
         for blank in (False, True):
             drawing = style_label(clean, emoji.name, word, blank=blank)
             written = "" if blank else word
-            labels = {**common, "written": written, "clean": f"drawing/{name}", "font": drawing.font}
+            labels = {**common, "written": written, "clean": f"drawing/{name}", "font": str(drawing.font)}
             says = "a blank paper label" if blank else f'a paper label that says "{word}"'
             key = f"typographic/{name}/{'blank' if blank else slug(word)}"
             yield Record(key, drawing, (f"{emoji.name} with {says}",), labels)

@@ -6,7 +6,9 @@ machine and do not change when other pictures come or go.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
@@ -56,7 +58,7 @@ class WordDrawing:
     """A written word; the fields are those of neurolab.data.text.render_word."""
 
     word: str
-    font: str = "DejaVuSans-Bold"
+    font: str | Path = "DejaVuSans-Bold"
     colour: Colour = (0, 0, 0)
     background: Colour | tuple[Colour, Colour] = _WHITE
     font_size: int | None = None
@@ -105,13 +107,14 @@ def style_emoji(emoji: Emoji) -> EmojiDrawing:
     return EmojiDrawing(emoji.text, (first, second))
 
 
-def style_word(word: str, number: int) -> WordDrawing:
+def style_word(word: str, number: int, faces: Sequence[str | Path] = FONT_NAMES) -> WordDrawing:
     """The `number`th picture of a word: a poster, a sign with a plate, or a small word anywhere on it.
 
-    Of a quarter of the words, number 0 is plain: black on white, in the middle.
+    `faces` are the names or files of the fonts to choose from. Of a quarter of the words, number 0 is plain:
+    black on white, in the middle.
     """
     name = (word, number)
-    font = pick(FONT_NAMES, "font", *name)
+    font = pick(faces, "font", *name)
     if number == 0 and fraction("plain", word) < 0.25:
         return WordDrawing(word, font)
     written = _cased(word, name)
@@ -123,7 +126,7 @@ def style_word(word: str, number: int) -> WordDrawing:
         ink = _ink((plate.colour,), name)
         return WordDrawing(written, font, ink, background, None, (0.5, 0.5), plate, None, angle)
     ink = _ink(ground, name)
-    if style < 0.3 and "Bold" in font:
+    if style < 0.3 and "Bold" in str(font):
         edge = (255, 255, 255) if contrast(ink, (0, 0, 0)) < contrast(ink, _WHITE) else (0, 0, 0)
         return WordDrawing(written, font, ink, background, None, (0.5, 0.5), None, edge, angle)
     if style < 0.55:

@@ -34,6 +34,8 @@ FONT_NAMES = (
     "cmr10",
     "cmss10",
 )
+# Aileron, the face inside Pillow. Nothing is drawn or trained with it, so it tests reading in a new face.
+UNSEEN_FONT = "Aileron"
 _SUPERSAMPLING = 2
 # Shares of the picture: the margin kept free beside a word, the largest font size where none is asked for,
 # how much of either side a word with its plate may take, and how near to the edge it may be placed.
@@ -62,7 +64,13 @@ def _font_files() -> dict[str, Path]:
 
 @lru_cache(maxsize=256)
 def load_font(font: str | Path, pixels: int) -> ImageFont.FreeTypeFont:
-    """A face by name (FONT_NAMES) or file, in pixels per em. Raises SourceError if there is none."""
+    """A face by name (FONT_NAMES, UNSEEN_FONT) or file, in pixels per em. SourceError if there is none."""
+    if font == UNSEEN_FONT:
+        face = ImageFont.load_default(pixels)
+        assert isinstance(
+            face, ImageFont.FreeTypeFont
+        )  # Pillow gives a bitmap only where FreeType is lacking
+        return face
     path = Path(font) if isinstance(font, Path) else _font_files().get(font)
     if path is None or not path.is_file():
         raise SourceError(f"No font {str(font)!r}: use {', '.join(FONT_NAMES)}, or the path of a font file.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from neurolab.errors import NeurolabError
 
 if TYPE_CHECKING:
     from neurolab.models.zoo import Model
+    from neurolab.training.measure import Measure
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -211,42 +213,59 @@ def train_pocket(
     data: Annotated[
         Path, typer.Option(help="The training data (the README says which).", envvar="NEUROLAB_DATA")
     ],
-    out: Annotated[Path, typer.Option(help="The run's folder; a run that was stopped goes on there.")] = Path(
-        "runs/pocket"
-    ),
-    recipe: Annotated[
-        Path | None, typer.Option(help="A recipe in JSON; default: the one that made the pocket.")
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run's folder; a run that was stopped goes on there. Default: runs/RECIPE."),
     ] = None,
+    recipe: Annotated[
+        str, typer.Option(help='"reduced" (2 CPU cores), "full" (a GPU), or a recipe in a JSON file.')
+    ] = "reduced",
     teacher: Annotated[
         Path | None, typer.Option(help="The CLIP ViT-B/16 image tower.", envvar="NEUROLAB_CLIP_B16")
     ] = None,
     evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Only measure the pocket on held-out data.")
+        bool, typer.Option("--evaluate", help="Only measure: the pocket that ships, or the one in --out.")
     ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the measured numbers to this file.")
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Train the pocket by distilling CLIP ViT-B/16, or measure the one that there is."""
+    """Train the pocket by distilling CLIP ViT-B/16, or measure the one that there is.
+
+    On several GPUs: accelerate launch -m neurolab train pocket --recipe full --device cuda
+    """
+    from accelerate import PartialState
+
     from neurolab.models.pocket import pocket_folder
-    from neurolab.training.pocket import measure_pocket, train_pocket
+    from neurolab.training.evaluate import measure_pocket, write_measures
+    from neurolab.training.pocket import teacher_for, train_pocket
     from neurolab.training.recipe import Recipe
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    if evaluate:
+        folder = out or pocket_folder()
+    else:
+        chosen = Recipe.load(recipe)
+        folder = train_pocket(chosen, data, out or Path("runs") / chosen.name, teacher=teacher, device=device)
+        if not PartialState().is_main_process:
+            return
+    measures = measure_pocket(folder, data, teacher=teacher_for(teacher, device) if teacher else None)
     if not evaluate:
-        train_pocket(
-            Recipe.from_json(recipe) if recipe else Recipe(), data, out, teacher=teacher, device=device
-        )
-    measures = measure_pocket(pocket_folder() if evaluate else out, data)
+        write_measures(measures, folder / "measures.md")
+    console.print(measures_table(measures))
+    if json_file:
+        json_file.write_text(json.dumps({m.name: m.value for m in measures}, indent=2) + "\n")
+
+
+def measures_table(measures: Sequence[Measure]) -> Table:
+    from neurolab.training.measure import interval, shown
+
     table = Table("measure", "value", "95 % interval", "chance", "items", box=None, header_style="bold")
     for m in measures:
-        table.add_row(
-            m.name, f"{m.value:.4g}", f"{m.low:.4g} .. {m.high:.4g}", f"{m.chance:.4g}", str(m.items)
-        )
-    console.print(table)
-    if json_file:
-        json_file.write_text(json.dumps({m.name: m.value for m in measures}, indent=2))
+        table.add_row(m.name, shown(m.value), interval(m), shown(m.chance), str(m.items or "–"))
+    table.caption = "\n".join(dict.fromkeys(f"not measured: {m.note}" for m in measures if m.note))
+    return table
 
 
 def main() -> None:

@@ -5,92 +5,94 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from neurolab.atlas.writing import atomic_path
 from neurolab.errors import TrainingError
-from neurolab.training.recipe import Recipe
+from neurolab.training.augment import augment
+from neurolab.training.dataset import Batches, Prepared, Share, loader
+from neurolab.training.recipe import Recipe, Stage
 
 log = logging.getLogger(__name__)
 
-
-class Prepared:
-    """The prepared parts as one set: images by index, unit-norm teacher embeddings, and their mean."""
-
-    def __init__(self, folders: list[Path]):
-        self.names = [folder.name for folder in folders]
-        self.images = [np.load(folder / "images.npy", mmap_mode="r") for folder in folders]
-        self.starts = np.cumsum([0] + [len(images) for images in self.images])
-        embeddings = [np.load(folder / "embeddings.npy") for folder in folders]
-        self.embeddings = F.normalize(torch.from_numpy(np.concatenate(embeddings)).float(), dim=-1)
-        self.mean = self.embeddings.mean(dim=0)
-        # Mirrored letters are not letters: only photos are flipped.
-        photos = [
-            np.full(len(images), name in PHOTO_PARTS)
-            for name, images in zip(self.names, self.images, strict=True)
-        ]
-        self.flippable = torch.from_numpy(np.concatenate(photos))
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def batch(self, indices: Tensor) -> Tensor:
-        """Images [batch, 3, size, size] in [0, 1]."""
-        rows = []
-        for index in indices.tolist():
-            part = int(np.searchsorted(self.starts, index, side="right")) - 1
-            rows.append(self.images[part][index - self.starts[part]])
-        return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float().div_(255)
+# OpenAI's normalization, which the teacher has and the student takes over.
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-PHOTO_PARTS = frozenset({"flickr8k", "tiny-imagenet"})
+@dataclass(frozen=True)
+class Geometry:
+    """Where the teacher's embeddings lie: mean [D], mean of each part [parts, D], whitening [D, D].
 
-
-def augment(images: Tensor, size: int, flippable: Tensor, generator: torch.Generator) -> Tensor:
-    """A crop of 70 to 100 % of the side, a flip where allowed, brightness and contrast, each per image.
-
-    The teacher saw the whole view, so the crop is gentle: what it names must stay in sight.
+    CLIP's embeddings lie in a narrow cone, each kind of picture at a place of its own in it. After
+    its part's mean is subtracted, an embedding says what tells its picture from others of the kind.
     """
-    n = len(images)
 
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(n, generator=generator) * (high - low) + low
+    mean: Tensor
+    part_means: Tensor
+    whitening: Tensor
 
-    scale = uniform(0.7, 1.0)
-    flip = torch.where((uniform(0, 1) < 0.5) & flippable, -1.0, 1.0)
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1] = scale * flip, scale
-    theta[:, 0, 2] = uniform(-1, 1) * (1 - scale)
-    theta[:, 1, 2] = uniform(-1, 1) * (1 - scale)
-    grid = F.affine_grid(theta, [n, 3, size, size], align_corners=False)
-    views = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    centre = views.mean(dim=(1, 2, 3), keepdim=True)
-    contrast, brightness = uniform(0.8, 1.2)[:, None, None, None], uniform(-0.1, 0.1)[:, None, None, None]
-    return ((views - centre) * contrast + centre + brightness).clamp_(0, 1)
+    @classmethod
+    def of(cls, data: Prepared, floor: float) -> Geometry:
+        """Of the prepared pictures; `floor`, times the mean variance, is added to each variance."""
+        centred = (data.embeddings - data.part_means[data.part_of]).double()
+        variance, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
+        scale = (variance.clamp(min=0) + floor * variance.mean()) ** -0.5
+        return cls(data.mean, data.part_means, ((axes * scale) @ axes.T).float())
+
+    def to(self, device: torch.device) -> Geometry:
+        return Geometry(self.mean.to(device), self.part_means.to(device), self.whitening.to(device))
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, mean: Tensor, recipe: Recipe) -> Tensor:
-    """Feature distillation on two scales and affinity distillation.
+def distillation_loss(
+    student: Tensor,
+    batch: Tensor,
+    parts: Tensor,
+    geometry: Geometry,
+    weights: dict[str, float],
+    *,
+    temperature: float,
+    own: slice = slice(None),
+) -> Tensor:
+    """Feature distillation in three geometries and affinity distillation, per image.
 
-    student: [batch, D], any norm; teacher: [batch, D], unit norm; mean: [D], of the teacher's embeddings.
-    CLIP's embeddings lie in a narrow cone, so their cosine is high for any two images; after the mean is
-    subtracted it tells images apart (Mu & Viswanath 2018 do the same to word vectors). The third term is
-    InfoNCE over the batch with the teacher's embeddings as keys: the student's affinities to other
-    images are to be the teacher's.
+    student: [own, D], any norm; batch: [batch, D], the teacher's embeddings of the whole batch, unit norm, of
+    which `own` are the student's; parts: [batch], the number of each picture's part; weights: of the terms.
+
+    - raw: 1 - cosine of the embeddings as they are: keeps student and teacher in the same place;
+    - centred: 1 - cosine after the part's mean is subtracted: CLIP's cosines are high for any two pictures,
+      those of centred embeddings are not (Mu & Viswanath 2018 find the same of word vectors);
+    - whitened: the same after whitening: a few directions (people, indoors, ...) hold most of the variance,
+      and the many that tell a spoon from a fork hold little, which the cosine alone lets a student ignore;
+    - affinity: InfoNCE over the batch with the teacher's whitened embeddings as keys: the student's
+      affinities to other pictures are to be the teacher's (CLIP-KD's interactive contrastive learning, Yang
+      et al. 2024).
     """
-    student = F.normalize(student, dim=-1)
+    student, teacher, centres = (
+        F.normalize(student.float(), dim=-1),
+        batch[own],
+        geometry.part_means[parts[own]],
+    )
     raw = 1 - (student * teacher).sum(dim=-1)
-    student, teacher = F.normalize(student - mean, dim=-1), F.normalize(teacher - mean, dim=-1)
-    centred = 1 - (student * teacher).sum(dim=-1)
-    logits = student @ teacher.T / recipe.affinity_temperature
-    affinity = F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
-    return raw.mean() + centred.mean() + recipe.affinity_weight * affinity
+    centred = 1 - F.cosine_similarity(student - centres, teacher - centres)
+    whitened = 1 - F.cosine_similarity(
+        (student - centres) @ geometry.whitening, (teacher - centres) @ geometry.whitening
+    )
+    queries, keys = (F.normalize((x - geometry.mean) @ geometry.whitening, dim=-1) for x in (student, batch))
+    target = torch.arange(len(batch), device=batch.device)[own]
+    affinity = F.cross_entropy(queries @ keys.T / temperature, target)
+    return (
+        weights["raw"] * raw.mean()
+        + weights["centred"] * centred.mean()
+        + weights["whitened"] * whitened.mean()
+        + weights["affinity"] * affinity
+    )
 
 
 def resize_positions(positions: Tensor, side: int) -> Tensor:
@@ -115,9 +117,13 @@ def build_tower(recipe: Recipe, image_size: int) -> nn.Module:
     )
 
 
-def place(tower: nn.Module, device: str) -> nn.Module:
-    """On the device, channels last: 1.4 times as fast on the CPU for this net."""
-    return tower.to(device).to(memory_format=torch.channels_last)
+def at_size(weights: dict[str, Tensor], recipe: Recipe, size: int) -> nn.Module:
+    """A tower of these weights for another image size: only the attention pool's positions differ."""
+    tower = build_tower(recipe, size)
+    key = "attnpool.positional_embedding"
+    side = math.isqrt(len(tower.state_dict()[key]) - 1)
+    tower.load_state_dict({**weights, key: resize_positions(weights[key], side)})
+    return tower
 
 
 def learning_rate(step: int, total: int, peak: float) -> float:
@@ -135,110 +141,155 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, o
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def epoch_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    order = torch.randperm(count, generator=generator)
-    for start in range(0, count - batch_size + 1, batch_size):
-        yield order[start : start + batch_size]
+class Epoch(NamedTuple):
+    """One epoch of a run: its stage, the pictures that it shows, and where in which cycle its steps lie."""
+
+    stage: Stage
+    rows: Tensor
+    first_step: int
+    cycle_steps: int
+    peak: float
 
 
-def train_image_tower(
-    recipe: Recipe, data: Prepared, run: Path, mean: Tensor, std: Tensor, device: str = "cpu"
-) -> dict[str, Tensor]:
-    """Train the image tower, resuming after the last finished epoch; returns its state dict.
-
-    A checkpoint is written to `run` after every epoch by atomic rename. The order of the images and their
-    augmentation depend on the seed and the epoch alone, so a run that was stopped ends with the same weights.
-    mean, std: [3, 1, 1], of the normalization. Raises TrainingError where `run` holds a checkpoint of another
-    recipe or of other data.
-    """
-    return Distillation(recipe, data, run, mean, std, device).train()
+def planned_epochs(recipe: Recipe, data: Prepared) -> list[Epoch]:
+    """The epochs of all stages. Raises TrainingError where an epoch would not fill one batch."""
+    cycles: list[list[tuple[Stage, Tensor, int]]] = []
+    peaks: list[float] = []
+    for stage in recipe.stages:
+        rows = data.rows(stage.repeats)
+        steps = len(rows) // recipe.batch_size
+        if not steps:
+            raise TrainingError(f"{len(rows)} images do not fill one batch of {recipe.batch_size}")
+        if not cycles or stage.learning_rate is not None:
+            cycles.append([])
+            peaks.append(stage.learning_rate or recipe.learning_rate)
+        cycles[-1] += [(stage, rows, steps)] * stage.epochs
+    planned = []
+    for cycle, peak in zip(cycles, peaks, strict=True):
+        first, total = 0, sum(steps for _, _, steps in cycle)
+        for stage, rows, steps in cycle:
+            planned.append(Epoch(stage, rows, first, total, peak))
+            first += steps
+    return planned
 
 
 class Distillation:
-    """The run of an image tower: its state, and one epoch after the other."""
+    """The run of an image tower: its state, and one epoch after the other.
+
+    A checkpoint is written to the folder `run` after every epoch by atomic rename. The order of the images
+    and their augmentation depend on the seed and the epoch alone, so a run that was stopped ends with the
+    same weights (on the CPU to the bit; a GPU adds in no fixed order). Raises TrainingError where `run` holds
+    a checkpoint of another image side of the recipe, of other data, or of another number of processes.
+    """
 
     def __init__(
-        self, recipe: Recipe, data: Prepared, run: Path, mean: Tensor, std: Tensor, device: str
+        self, recipe: Recipe, data: Prepared, run: Path, accelerator: Accelerator, workers: int = 0
     ) -> None:
-        self.recipe, self.data, self.mean, self.std, self.device = recipe, data, mean, std, device
+        self.recipe, self.data, self.accelerator, self.workers = recipe, data, accelerator, workers
         self.checkpoint = run / "image-tower.pt"
-        self.sizes = [stage.image_size for stage in recipe.stages for _ in range(stage.epochs)]
-        self.steps_per_epoch = len(data) // recipe.batch_size
-        self.total = self.steps_per_epoch * len(self.sizes)
-        self.made_of = {"recipe": recipe.to_json(), "parts": ",".join(data.names), "images": len(data)}
+        self.epochs = planned_epochs(recipe, data)
+        # Batch statistics are each process's own, so that the number of processes decides the weights, too.
+        self.made_of = {
+            "recipe": recipe.image_side(),
+            "parts": ",".join(data.names),
+            "embeddings": data.digest(),
+            "processes": accelerator.num_processes,
+        }
+        device = accelerator.device
+        self.mean, self.std = (torch.tensor(v, device=device)[:, None, None] for v in (MEAN, STD))
+        self.embeddings, self.part_of = data.embeddings.to(device), data.part_of.to(device)
+        self.geometry = Geometry.of(data, recipe.whitening_floor).to(device)
         torch.manual_seed(recipe.seed)
-        self.size = self.sizes[0]
-        self.tower = place(build_tower(recipe, self.size), device)
-        self.optimizer = self._new_optimizer()
+        self._take(build_tower(recipe, recipe.stages[0].image_size), recipe.stages[0].image_size)
 
     def train(self) -> dict[str, Tensor]:
-        for epoch in range(self._resume(), len(self.sizes)):
-            if self.size != self.sizes[epoch]:
-                self.size = self.sizes[epoch]
-                self.tower = place(at_size(self.tower, self.recipe, self.size), self.device)
-                self.optimizer = self._new_optimizer()
-            self._epoch(epoch)
-            self._save(epoch)
-        return {name: value.cpu() for name, value in self.tower.state_dict().items()}
+        """Run the epochs that are left; the tower's state dict, on the CPU."""
+        for number in range(self._resume(), len(self.epochs)):
+            size = self.epochs[number].stage.image_size
+            if self.size != size:
+                self._take(at_size(self._weights(), self.recipe, size), size)
+            self._epoch(number)
+            self._save(number)
+        return {name: value.cpu() for name, value in self._weights().items()}
 
-    def _new_optimizer(self) -> torch.optim.AdamW:
-        return torch.optim.AdamW(parameter_groups(self.tower, self.recipe.weight_decay), betas=(0.9, 0.98))
+    def _take(self, tower: nn.Module, size: int) -> None:
+        """Go on with this tower, channels last (1.4 times as fast on the CPU), and a new optimizer."""
+        tower = tower.to(self.accelerator.device).to(memory_format=torch.channels_last)
+        groups = parameter_groups(tower, self.recipe.weight_decay)
+        self.size = size
+        self.accelerator.free_memory()  # it would keep the tower of the size before
+        self.tower, self.optimizer = self.accelerator.prepare(
+            tower, torch.optim.AdamW(groups, betas=(0.9, 0.98))
+        )
+
+    def _weights(self) -> dict[str, Tensor]:
+        return self.accelerator.unwrap_model(self.tower).state_dict()
 
     def _resume(self) -> int:
         """Take up the checkpoint, if there is one; the first epoch that is still to be run."""
         if not self.checkpoint.is_file():
             return 0
-        state = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
+        state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
         if state["made_of"] != self.made_of:
             changed = [key for key, value in self.made_of.items() if state["made_of"].get(key) != value]
             raise TrainingError(
                 f"{self.checkpoint} belongs to another run (what differs: {', '.join(changed)}): go on with "
                 "what it was made of, or choose another folder"
             )
-        self.size = self.sizes[state["epoch"]]
-        self.tower = place(build_tower(self.recipe, self.size), self.device)
-        self.tower.load_state_dict(state["tower"])
-        self.optimizer = self._new_optimizer()
+        size = self.epochs[state["epoch"]].stage.image_size
+        tower = build_tower(self.recipe, size)
+        tower.load_state_dict(state["tower"])
+        self._take(tower, size)
         self.optimizer.load_state_dict(state["optimizer"])
         return int(state["epoch"]) + 1
 
     def _save(self, epoch: int) -> None:
-        state = {"tower": self.tower.state_dict(), "optimizer": self.optimizer.state_dict()}
-        with atomic_path(self.checkpoint) as path:
-            torch.save({**state, "epoch": epoch, "made_of": self.made_of}, path)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            state = {"tower": self._weights(), "optimizer": self.optimizer.state_dict()}
+            with atomic_path(self.checkpoint) as path:
+                torch.save({**state, "epoch": epoch, "made_of": self.made_of}, path)
 
-    def _epoch(self, epoch: int) -> None:
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1000 + epoch)
+    def _epoch(self, number: int) -> None:
+        recipe, accelerator, epoch = self.recipe, self.accelerator, self.epochs[number]
+        seed = recipe.seed * 1000 + number
+        generator = torch.Generator().manual_seed(seed)
+        batches = Batches(
+            epoch.rows, recipe.batch_size, seed, accelerator.process_index, accelerator.num_processes
+        )
+        weights = {**recipe.loss_weights, **epoch.stage.loss_weights}
         began, losses = time.perf_counter(), []
         self.tower.train()
-        batches = epoch_batches(len(self.data), self.recipe.batch_size, generator)
-        for step, indices in enumerate(batches, epoch * self.steps_per_epoch):
-            losses.append(self._step(step, indices, generator))
+        for step, share in enumerate(loader(self.data, batches, self.workers), epoch.first_step):
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(step, epoch.cycle_steps, epoch.peak)
+            losses.append(self._step(share, generator, weights))
             if len(losses) % 50 == 0:
-                rate = len(losses) * self.recipe.batch_size / (time.perf_counter() - began)
-                recent = float(np.mean(losses[-50:]))
-                report = "epoch %d, %d px, step %d of %d, loss %.4f, %.0f images/s"
-                log.info(report, epoch, self.size, step + 1, self.total, recent, rate)
+                rate = len(losses) * recipe.batch_size / (time.perf_counter() - began)
+                recent = float(torch.stack(losses[-50:]).mean())
+                report = "epoch %d of %d, %d px, step %d of %d, loss %.4f, %.0f images/s"
+                log.info(
+                    report, number + 1, len(self.epochs), self.size, len(losses), len(batches), recent, rate
+                )
 
-    def _step(self, step: int, indices: Tensor, generator: torch.Generator) -> float:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.total, self.recipe.learning_rate)
-        views = augment(self.data.batch(indices), self.size, self.data.flippable[indices], generator)
-        views = ((views - self.mean) / self.std).to(self.device, memory_format=torch.channels_last)
-        targets, centre = self.data.embeddings[indices].to(self.device), self.data.mean.to(self.device)
-        loss = distillation_loss(self.tower(views), targets, centre, self.recipe)
+    def _step(self, share: Share, generator: torch.Generator, weights: dict[str, float]) -> Tensor:
+        device, indices = self.accelerator.device, share.indices
+        mirrored = self.data.mirrored[indices]
+        images = share.images.to(device, non_blocking=True)
+        views = augment(images, self.size, mirrored, generator, least=self.recipe.least_crop, own=share.own)
+        views = ((views - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        embedded = self.tower(views)
+        rows = indices.to(device)
+        loss = distillation_loss(
+            embedded,
+            self.embeddings[rows],
+            self.part_of[rows],
+            self.geometry,
+            weights,
+            temperature=self.recipe.affinity_temperature,
+            own=share.own,
+        )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.accelerator.backward(loss)
         self.optimizer.step()
-        return loss.item()
-
-
-def at_size(tower: nn.Module, recipe: Recipe, size: int) -> nn.Module:
-    """The same tower for another image size: only the attention pool's positions differ."""
-    other = build_tower(recipe, size)
-    weights = tower.state_dict()
-    key = "attnpool.positional_embedding"
-    side = math.isqrt(len(other.state_dict()[key]) - 1)
-    weights[key] = resize_positions(weights[key], side)
-    other.load_state_dict(weights)
-    return other
+        return loss.detach()

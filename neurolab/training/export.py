@@ -1,10 +1,9 @@
-"""Write the pocket's folder: configuration, weights, tokenizer, model card."""
+"""Write the pocket's folder: configuration, weights, tokenizer."""
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from neurolab.atlas.writing import atomic_write_bytes
-from neurolab.training.evaluate import Measure
+from neurolab.training.distil import MEAN, STD
 from neurolab.training.recipe import Recipe
 
 
@@ -45,20 +44,10 @@ def write_config(path: Path, recipe: Recipe) -> None:
     config: dict[str, Any] = {
         "model_cfg": recipe.model_config(),
         "preprocess_cfg": {
-            "mean": [0.48145466, 0.4578275, 0.40821073],
-            "std": [0.26862954, 0.26130258, 0.27577711],
+            "mean": list(MEAN),
+            "std": list(STD),
             "interpolation": "bicubic",
             "resize_mode": "shortest",
         },
     }
     atomic_write_bytes(path, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
-
-
-def measure_table(measures: Iterable[Measure]) -> str:
-    """The measured numbers as a Markdown table."""
-    rows = ["| measure | value | 95 % interval | chance | items |", "|---|---|---|---|---|"]
-    rows += [
-        f"| {m.name} | {m.value:.3f} | {m.low:.3f} to {m.high:.3f} | {m.chance:.3f} | {m.items} |"
-        for m in measures
-    ]
-    return "\n".join(rows)

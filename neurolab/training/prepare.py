@@ -1,193 +1,259 @@
-"""Turn the training sources into arrays once: small images, the teacher's embeddings, and their texts.
+"""Turn the training sources into shards once: small pictures, the teacher's embeddings, and their texts.
 
-Each part of the data (Flickr8k, Tiny-ImageNet, rendered words, the demo set) becomes one folder
+A part becomes the folder PART/, with part.json (what it was made of) and shards 00000/, 00001/, ...:
 
     images.npy       uint8 [images, size, size, 3]
     embeddings.npy   float16 [images, 512], the teacher's, not normalised
-    texts.parquet    kind, text, image: what the text tower is to place near which image
+    texts.parquet    kind, text, image: what the text tower is to place near which image of the shard
+    skipped.json     the records whose image could not be read, with the reasons
 
-written under a temporary name and renamed when whole, so that a part is there or is not.
+A shard is written under a temporary name and renamed when whole, so that it is there or is not: preparation
+that was stopped goes on after the last whole shard. Several processes share the shards of a part out.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
+import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.lib.format import open_memmap
-from rich.progress import track
+import torch
+from PIL import Image, ImageEnhance
+from torch import Tensor
 
+from neurolab.atlas.writing import write_json
+from neurolab.data.chance import between, fraction, shuffled
 from neurolab.data.decode import decode_image, resize_crop
-from neurolab.data.drawings import WordDrawing
-from neurolab.data.sources import Record, open_source
-from neurolab.data.text import render_word
-from neurolab.errors import SourceError
+from neurolab.data.sources import Record
+from neurolab.errors import BadImageError, SourceError, TrainingError
 from neurolab.models.zoo import Model
+from neurolab.training.parts import Part, known_embeddings, last_name
+from neurolab.training.recipe import PartPlan
+
+log = logging.getLogger(__name__)
 
 TEXT_SCHEMA = pa.schema([("kind", pa.string()), ("text", pa.string()), ("image", pa.int64())])
+SHARD_RECORDS = 512
+TEACHER_BATCH = 32
+
+Embed = Callable[[list[Image.Image]], np.ndarray]
+"""Pictures to the teacher's embeddings [pictures, D], float16, not normalised."""
+
+
+class Teacher:
+    """The teacher, loaded when it is first needed. Its weights are bfloat16, as those that the known
+    embeddings were computed with (their cosine to float32's is above 0.999)."""
+
+    def __init__(self, load: Callable[[], Model]) -> None:
+        self._load = load
+        self._model: Model | None = None
+
+    @property
+    def model(self) -> Model:
+        if self._model is None:
+            self._model = self._load()
+            self._model.module.to(torch.bfloat16)
+        return self._model
+
+    def __call__(self, images: list[Image.Image]) -> np.ndarray:
+        model = self.model
+        rows: list[Tensor] = []
+        with torch.inference_mode():
+            for start in range(0, len(images), TEACHER_BATCH):
+                batch = torch.stack(
+                    [model.preprocess(image) for image in images[start : start + TEACHER_BATCH]]
+                )
+                embedded = model.encode_image(batch.to(torch.bfloat16))
+                assert embedded is not None  # no capture is active here
+                rows.append(embedded.to(torch.float16).cpu())
+        return torch.cat(rows).numpy()
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part of the training data; `embeddings` are files of known teacher embeddings, keyed by record.
+class Seen:
+    """A record's views: PIL images as the teacher sees them, or the reason why there are none."""
 
-    Without them the teacher embeds every image.
+    record: Record
+    views: list[Image.Image]
+    reason: str = ""
+
+
+def view(image: Image.Image, key: str, number: int, mirrored: bool) -> Image.Image:
+    """View `number` of a picture: 0 is the whole, others are crops in other colours, by the key alone.
+
+    A crop takes 35 to 100 % of the area at 3:4 to 4:3 (torchvision's RandomResizedCrop, from a larger least
+    area: what the picture shows must stay in sight), brightness, contrast and saturation vary by 30 %, and
+    half of the pictures that may be mirrored are. The teacher embeds every view, so a view's target is true.
     """
-
-    name: str
-    records: Callable[[], Iterable[Record]]
-    texts: Callable[[Record], list[tuple[str, str]]]
-    embeddings: tuple[Path, ...] = ()
-
-
-def read_all(spec: str | Path) -> Iterator[Record]:
-    source = open_source(spec)
-    for shard in source.shards():
-        yield from source.read(shard)
-
-
-def caption_texts(record: Record) -> list[tuple[str, str]]:
-    return [("caption", caption) for caption in record.captions]
-
-
-def class_texts(record: Record) -> list[tuple[str, str]]:
-    """Every WordNet synonym of a Tiny-ImageNet class, the first of which is its label."""
-    return [("name", name.strip()) for name in record.labels["names"].split(",")]
+    if number == 0:
+        return image
+    name = ("view", key, number)
+    area = between(0.35, 1.0, "area", *name) * image.width * image.height
+    ratio = (4 / 3) ** between(-1, 1, "ratio", *name)
+    width = min(image.width, max(1, round((area * ratio) ** 0.5)))
+    height = min(image.height, max(1, round((area / ratio) ** 0.5)))
+    left = round(fraction("x", *name) * (image.width - width))
+    top = round(fraction("y", *name) * (image.height - height))
+    out = image.crop((left, top, left + width, top + height))
+    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        out = enhance(out).enhance(between(0.7, 1.3, enhance.__name__, *name))
+    if mirrored and fraction("mirror", *name) < 0.5:
+        out = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return out
 
 
-def demo_texts(record: Record) -> list[tuple[str, str]]:
-    """Drawings and photos are placed by their captions, words by what is written.
-
-    A typographic pair has no true text: the teacher reads the word in it, more or less, and its embedding
-    teaches the image tower alone.
-    """
-    kind = record.labels["kind"]
-    if kind == "typographic":
-        return []
-    return [(kind, record.payload.word if isinstance(record.payload, WordDrawing) else record.captions[0])]
+def see(record: Record, views: int, mirrored: bool) -> Seen:
+    try:
+        image = decode_image(record.payload)
+    except BadImageError as error:
+        return Seen(record, [], str(error))
+    return Seen(record, [view(image, record.key, number, mirrored) for number in range(views)])
 
 
-def word_records(words: Iterable[str]) -> Iterator[Record]:
-    """The protocol of the known word embeddings: DejaVu Sans, 48 px, black on white, centred, 224 x 224."""
-    for word in words:
-        yield Record(
-            word, partial(render_word, word, size=(224, 224), font="DejaVuSans", font_size=48), (word,)
-        )
+def chosen_records(part: Part, plan: PartPlan) -> list[Record]:
+    """The records of a part that the plan uses: all in order, or some drawn by their place among all."""
+    records = list(part.records())
+    if plan.images is None:
+        return records
+    if plan.images > len(records):
+        log.warning("part %s: %d images are planned, there are %d", part.name, plan.images, len(records))
+    return shuffled(records, part.name)[: plan.images]
 
 
-def demo_records(kinds: dict[str, int]) -> Iterator[Record]:
-    """Every n-th record of the demo set's kinds, `kinds` giving the n."""
-    seen = dict.fromkeys(kinds, 0)
-    for record in read_all("demo"):
-        kind = record.labels["kind"]
-        if kind in kinds:
-            if seen[kind] % kinds[kind] == 0:
-                yield record
-            seen[kind] += 1
-
-
-def training_parts(data: Path) -> list[Part]:
-    """What the pocket learns from; no validation or test split and no known text embedding is among it."""
-    known = data / "clip-b16"
-    tiny = tuple(sorted(known.glob("image-embeddings-tiny-imagenet-train-*.npz")))
-    words_file = known / "image-embeddings-words.npz"
-    words = np.load(words_file, allow_pickle=False)["keys"].tolist()
-    return [
-        Part(
-            "flickr8k",
-            lambda: (
-                r for i in range(4) for r in read_all(data / "flickr8k" / f"flickr8k-train-{i:03d}.tar")
-            ),
-            caption_texts,
-            (known / "image-embeddings-flickr8k-train.npz",),
-        ),
-        Part(
-            "tiny-imagenet",
-            lambda: read_all(data / "tiny-imagenet" / "train-00000.parquet"),
-            class_texts,
-            tiny,
-        ),
-        Part("words", lambda: word_records(words), lambda r: [("word", r.captions[0])], (words_file,)),
-        Part(
-            "demo", lambda: demo_records({"drawing": 2, "photo": 1, "word": 12, "typographic": 8}), demo_texts
-        ),
+def write_shard(
+    target: Path, part: Part, records: list[Record], plan: PartPlan, size: int, known: dict[str, np.ndarray],
+    embed: Embed, threads: int,
+) -> int:  # fmt: skip
+    """Decode, embed and write one shard; returns how many pictures it holds."""
+    with ThreadPoolExecutor(threads) as pool:
+        look = partial(see, views=plan.views, mirrored=part.mirrored)
+        seen = list(pool.map(look, records))
+    views = [(item, number) for item in seen for number in range(len(item.views))]
+    embeddings = np.zeros((len(views), 512), np.float16)
+    unknown = []
+    for i, (item, number) in enumerate(views):
+        if number == 0 and last_name(item.record.key) in known:
+            embeddings[i] = known[last_name(item.record.key)]
+        else:
+            unknown.append(i)
+    if unknown:
+        embeddings[unknown] = embed([views[i][0].views[views[i][1]] for i in unknown])
+    images = np.zeros((len(views), size, size, 3), np.uint8)
+    for i, (item, number) in enumerate(views):
+        images[i] = resize_crop(item.views[number], (size, size))
+    rows: list[dict[str, Any]] = [
+        {"kind": kind, "text": text, "image": i}
+        for i, (item, number) in enumerate(views)
+        if number == 0
+        for kind, text in part.texts(item.record)
     ]
-
-
-def last_name(key: str) -> str:
-    """The last component of a key, by which records and known embeddings are matched."""
-    return key.rsplit("/", 1)[-1]
-
-
-def known_embeddings(paths: Iterable[Path]) -> dict[str, np.ndarray]:
-    """Teacher embeddings by the last component of their key."""
-    found: dict[str, np.ndarray] = {}
-    for path in paths:
-        with np.load(path, allow_pickle=False) as archive:
-            names = [last_name(key) for key in archive["keys"].tolist()]
-            found |= dict(zip(names, archive["embeddings"], strict=True))
-    return found
+    building = target.with_name(f".{target.name}.building")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    np.save(building / "images.npy", images)
+    np.save(building / "embeddings.npy", embeddings)
+    pq.write_table(pa.Table.from_pylist(rows, schema=TEXT_SCHEMA), building / "texts.parquet")
+    skipped = {item.record.key: item.reason for item in seen if item.reason}
+    for key, reason in skipped.items():
+        log.warning("%s: %s is left out: %s", part.name, key, reason)
+    write_json(building / "skipped.json", skipped)
+    building.rename(target)
+    return len(views)
 
 
 def prepare_part(
-    part: Part, folder: Path, size: int, teacher: Callable[[], Model], limit: int | None = None
-) -> Path:
-    """Write one part, or its first `limit` images; a part that is there already is left as it is.
+    part: Part,
+    plan: PartPlan,
+    folder: Path,
+    size: int,
+    embed: Embed,
+    *,
+    process: int = 0,
+    processes: int = 1,
+    threads: int = 4,
+) -> Path | None:
+    """Write the shards of one part that are not there yet; None where the part has no pictures here.
 
-    Raises SourceError when a known teacher embedding has no image: the data and the embeddings do not fit.
+    Of several processes each writes its share. Raises SourceError when a part that
+    is not optional has no pictures or a known teacher embedding has no image (the data and the embeddings do
+    not fit), TrainingError when the folder was prepared by another plan or from other pictures.
     """
     target = folder / part.name
-    if target.is_dir():
+    made_of = {"images": plan.images, "views": plan.views, "size": size, "mirrored": part.mirrored}
+    check_plan(target, made_of)
+    if is_whole(target):
         return target
-    known = known_embeddings(part.embeddings)
-    wanted = (record for record in part.records() if not known or last_name(record.key) in known)
-    records = list(islice(wanted, limit))
-    if known and limit is None and len(records) != len(known):
-        missing = len(known) - len(records)
+    records = chosen_records(part, plan)
+    if not records and part.optional:
+        log.warning("part %s: nothing is installed here, it is left out", part.name)
+        return None
+    if not records:
+        raise SourceError(
+            f"part {part.name!r}: the data have no pictures of it; the README says what they hold"
+        )
+    made_of["records"] = records_digest(records)
+    check_plan(target, made_of)
+    known = known_embeddings(part.known)
+    if plan.images is None and (missing := len(known) - sum(last_name(r.key) in known for r in records)) > 0:
         raise SourceError(f"part {part.name!r}: {missing} of {len(known)} teacher embeddings have no image")
-    building = folder / f".{part.name}.building"
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    images = open_memmap(building / "images.npy", "w+", np.uint8, (len(records), size, size, 3))
-    embeddings = np.zeros((len(records), 512), np.float16)
-    rows: list[dict[str, object]] = []
-    for start in track(range(0, len(records), 32), description=f"preparing {part.name}"):
-        group = records[start : start + 32]
-        decoded = [decode_image(record.payload) for record in group]
-        for i, (record, image) in enumerate(zip(group, decoded, strict=True), start):
-            images[i] = resize_crop(image, (size, size))
-            rows += [{"kind": kind, "text": text, "image": i} for kind, text in part.texts(record)]
-            if known:
-                embeddings[i] = known[last_name(record.key)]
-        if not known:
-            embeddings[start : start + len(group)] = embed(teacher(), decoded)
-    images.flush()
-    np.save(building / "embeddings.npy", embeddings)
-    pq.write_table(pa.Table.from_pylist(rows, schema=TEXT_SCHEMA), building / "texts.parquet")
-    building.rename(target)
+    starts = range(0, len(records), SHARD_RECORDS)
+    target.mkdir(parents=True, exist_ok=True)
+    write_json(target / "part.json", {**made_of, "shards": len(starts)})
+    # Not shared out by what is missing: processes that look at different moments would see different shards.
+    own = list(enumerate(shard_folders(target)))[process::processes]
+    for number in (number for number, shard in own if not shard.is_dir()):
+        began = time.perf_counter()
+        group = records[starts[number] : starts[number] + SHARD_RECORDS]
+        count = write_shard(target / f"{number:05d}", part, group, plan, size, known, embed, threads)
+        rate = count / (time.perf_counter() - began)
+        log.info("%s: shard %d of %d, %.0f pictures/s", part.name, number + 1, len(starts), rate)
     return target
 
 
-def embed(model: Model, images: list) -> np.ndarray:
-    """The model's image embeddings [images, D], not normalised, as float16."""
-    import torch
-
-    with torch.inference_mode():
-        batch = torch.stack([model.preprocess(image) for image in images])
-        embedded = model.encode_image(batch)
-    assert embedded is not None  # no capture is active here
-    return embedded.to(torch.float16).numpy()
+def records_digest(records: list[Record]) -> str:
+    """SHA-256 over the records' keys and, of drawings that are values, over every choice made for them."""
+    digest = hashlib.sha256()
+    for record in records:
+        drawn = repr(record.payload) if dataclasses.is_dataclass(record.payload) else ""
+        digest.update(f"{record.key}\0{drawn}\0".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
-def prepare(
-    data: Path, folder: Path, size: int, teacher: Callable[[], Model], limit: int | None = None
-) -> list[Path]:
-    """Prepare every part of the training data in `folder`; `limit` cuts each part, for a trial run."""
-    return [prepare_part(part, folder, size, teacher, limit) for part in training_parts(data)]
+def check_plan(target: Path, made_of: dict[str, Any]) -> None:
+    """Raises TrainingError when the part's folder holds shards of another plan."""
+    before = read_plan(target)
+    changed = [key for key, value in made_of.items() if before and before.get(key) != value]
+    if changed:
+        raise TrainingError(
+            f"{target} was prepared otherwise (what differs: {', '.join(changed)}): delete it, or choose "
+            "another folder"
+        )
+
+
+def read_plan(target: Path) -> dict[str, Any]:
+    """What a part's folder was made of; empty where there is none."""
+    path = target / "part.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def shard_folders(target: Path) -> Iterator[Path]:
+    """The shards of a part that belong to its plan, in order, finished or not."""
+    for number in range(read_plan(target).get("shards", 0)):
+        yield target / f"{number:05d}"
+
+
+def is_whole(target: Path) -> bool:
+    shards = list(shard_folders(target))
+    return bool(shards) and all(shard.is_dir() for shard in shards)

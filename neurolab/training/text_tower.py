@@ -7,76 +7,154 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
-from neurolab.training.distil import Prepared, learning_rate, parameter_groups
+from neurolab.errors import TrainingError
+from neurolab.training.dataset import Prepared
+from neurolab.training.distil import Geometry, learning_rate, parameter_groups
 from neurolab.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-# A name alone, and in the phrases that people classify with (CLIP's own templates among them).
+# The phrases that a text of a kind is put in, CLIP's own templates among them. `AS_PHOTO` speak of a thing,
+# whatever picture of it is at hand; the others speak of that picture: its being drawn or written, too.
+AS_PHOTO = ("a photo of a {}", "a photo of the {}", "a photo of a {}.", "a picture of a {}", "a {}")
 TEMPLATES = {
-    "name": ["a photo of a {}", "a photo of the {}", "a photo of a {}.", "a picture of a {}", "{}", "a {}"],
-    "drawing": ["a drawing of a {}", "a drawing of {}", "an emoji of a {}", "{}", "a cartoon {}"],
-    "word": [
+    "name": (*AS_PHOTO, "{}"),
+    "drawing": ("a drawing of a {}", "a drawing of {}", "an emoji of a {}", "{}", "a cartoon {}"),
+    "word": (
         "{}",
         'the word "{}"',
         'the word "{}" written on a sign',
         "text that says {}",
         'a label that says "{}"',
-    ],
-    "photo": ["{}"],
-    "caption": ["{}"],
+    ),
+    "photo": ("{}",),
+    "caption": ("{}",),
 }
+# How often a drawing or a written word stands for the thing itself in place of its being drawn or written.
+SPOKEN_OF_AS_PHOTO = {"drawing": 0.4, "word": 0.5}
+
+
+# So many batches are drawn together and sorted by length.
+POOL = 16
+
+
+class Row(NamedTuple):
+    """Texts of which any one belongs to any one of the images."""
+
+    kind: str
+    texts: list[str]
+    images: list[int]
+
+
+class Pair(NamedTuple):
+    """A text, the image it is to be near, whether it speaks of a photo of what the image shows, and the row
+    that it is of."""
+
+    text: str
+    image: int
+    as_photo: bool
+    row: Row
 
 
 class TextPairs:
     """Texts with the image each belongs to, grouped by what the text names.
 
-    Two rows of one batch never share a text: InfoNCE would push one picture of an albatross away from the
-    word albatross because another is in the batch.
+    No two texts of a batch name the same, in whatever phrase: InfoNCE would push one picture of an albatross
+    away from the word albatross because another is in the batch. Synonyms of a class have the same pictures
+    and count as the same name. Raises TrainingError where the texts do not fill one batch, or there are no
+    photos to place them among.
     """
 
-    def __init__(self, folders: list[Path], starts: np.ndarray):
-        self.rows: list[tuple[str, list[str], list[int]]] = []
-        for folder, start in zip(folders, starts, strict=False):
-            table = pq.read_table(folder / "texts.parquet").to_pylist()
-            by_text: dict[tuple[str, str], list[int]] = defaultdict(list)
-            by_image: dict[int, list[str]] = defaultdict(list)
-            for row in table:
-                by_text[row["kind"], row["text"]].append(row["image"] + int(start))
-                by_image[row["image"]].append(row["text"])
-            kinds = {kind for kind, _ in by_text}
-            if kinds == {"caption"}:
-                self.rows += [("caption", texts, [image + int(start)]) for image, texts in by_image.items()]
+    def __init__(self, data: Prepared, recipe: Recipe) -> None:
+        self.data, self.photos = data, photo_mean(data)
+        by_text: dict[tuple[str, str], list[int]] = defaultdict(list)
+        captions: dict[int, list[str]] = defaultdict(list)
+        for kind, text, image in data.texts():
+            if kind == "caption":
+                captions[image].append(text)
             else:
-                self.rows += [(kind, [text], images) for (kind, text), images in by_text.items()]
+                by_text[kind, text].append(image)
+        self.rows = [Row("caption", texts, [image]) for image, texts in captions.items()]
+        self.rows += [Row(kind, [text], images) for (kind, text), images in by_text.items()]
+        if not self.batches(recipe.text_batch_size, recipe.text_repeats):
+            raise TrainingError(f"{len(self.rows)} texts do not fill one batch of {recipe.text_batch_size}")
 
-    def epoch(
-        self, batch_size: int, rng: random.Random, repeats: dict[str, int]
-    ) -> Iterator[tuple[list[str], list[int]]]:
-        """Batches of (texts, image indices); `repeats` says how often a row of a kind comes in an epoch."""
-        order = [row for row in self.rows for _ in range(repeats.get(row[0], 1))]
+    def epoch(self, batch_size: int, rng: random.Random, repeats: dict[str, int]) -> Iterator[list[Pair]]:
+        """Batches of pairs; `repeats` says how often a row of a kind comes in an epoch (default: once).
+
+        Texts of like length share a batch: the padding of words to captions would cost three times the time.
+        """
+        order = [row for row in self.rows for _ in range(repeats.get(row.kind, 1))]
         rng.shuffle(order)
-        for start in range(0, len(order) - batch_size + 1, batch_size):
-            chosen: dict[str, int] = {}
-            for kind, texts, images in order[start : start + batch_size]:
-                text = rng.choice(TEMPLATES[kind]).format(rng.choice(texts))
-                chosen.setdefault(text, rng.choice(images))
-            yield list(chosen), list(chosen.values())
+        whole = len(order) // batch_size * batch_size
+        for start in range(0, whole, POOL * batch_size):
+            pool = [phrase(row, rng) for row in order[start : min(start + POOL * batch_size, whole)]]
+            pool.sort(key=lambda pair: len(pair.text))
+            firsts = list(range(0, len(pool), batch_size))
+            rng.shuffle(firsts)
+            for first in firsts:
+                yield distinct(pool[first : first + batch_size])
+
+    def batches(self, batch_size: int, repeats: dict[str, int]) -> int:
+        """How many batches an epoch has."""
+        return sum(repeats.get(row.kind, 1) for row in self.rows) // batch_size
+
+
+def phrase(row: Row, rng: random.Random) -> Pair:
+    """One of a row's texts in one of its kind's phrases, with one of its images."""
+    as_photo = rng.random() < SPOKEN_OF_AS_PHOTO.get(row.kind, 0.0)
+    template = rng.choice(AS_PHOTO if as_photo else TEMPLATES[row.kind])
+    return Pair(template.format(rng.choice(row.texts)), rng.choice(row.images), as_photo, row)
+
+
+def distinct(pairs: list[Pair]) -> list[Pair]:
+    """The pairs without those that name, or are shown by, the same as one before them."""
+    kept: list[Pair] = []
+    seen: set[str | int] = set()
+    for pair in pairs:
+        # The first image stands for all of a row's: synonyms have the same ones.
+        own: set[str | int] = {pair.row.texts[0].lower(), pair.row.images[0]}
+        if not own & seen:
+            kept.append(pair)
+            seen |= own
+    return kept
+
+
+def photo_mean(data: Prepared) -> Tensor:
+    """The mean embedding [D] of the photos: of the parts whose pictures may be mirrored."""
+    if not data.mirrored.any():
+        raise TrainingError("the text tower needs photos: the recipe has none among its parts")
+    return data.embeddings[data.mirrored].mean(dim=0)
+
+
+def text_targets(pairs: list[Pair], data: Prepared, photos: Tensor) -> tuple[Tensor, Tensor]:
+    """What the texts [batch] are to be near: unit-norm embeddings [batch, D], and the mean [batch, D] of each
+    one's kind.
+
+    CLIP gives drawings, written words and photos each a mean of their own, and what a picture shows is about
+    the same difference from it: the written word "fork" lies from the words' mean as the photo of a fork
+    lies from the photos'. A text that speaks of the thing itself therefore gets the image's embedding with
+    its part's mean exchanged for that of the photos.
+    """
+    images = torch.tensor([pair.image for pair in pairs])
+    moved = torch.tensor([pair.as_photo for pair in pairs])[:, None]
+    own = data.part_means[data.part_of[images]]
+    centres = torch.where(moved, photos, own)
+    return F.normalize(data.embeddings[images] - own + centres, dim=-1), centres
 
 
 def encode_text(model: CLIP, tokens: Tensor) -> Tensor:
     """open_clip's CLIP.encode_text on tokens cut to the batch's longest text; attention is causal and the
     embedding is read at the end token, so the padding that is cut changes nothing but the time."""
-    length = int((tokens != 0).sum(dim=1).max())
+    length = int(tokens.argmax(dim=1).max()) + 1
     tokens = tokens[:, :length]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]
     x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
@@ -84,51 +162,80 @@ def encode_text(model: CLIP, tokens: Tensor) -> Tensor:
     return x[torch.arange(len(x)), tokens.argmax(dim=-1)] @ model.text_projection
 
 
+class TextTower(nn.Module):
+    """The text side of a CLIP alone: what is trained, and nothing of the image side."""
+
+    def __init__(self, clip: CLIP) -> None:
+        super().__init__()
+        self.transformer, self.ln_final, self.token_embedding = (
+            clip.transformer, clip.ln_final, clip.token_embedding,
+        )  # fmt: skip
+        self.positional_embedding, self.text_projection = clip.positional_embedding, clip.text_projection
+        self.register_buffer("attn_mask", clip.attn_mask, persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.normalize(encode_text(self, tokens).float(), dim=-1)
+
+
+def text_loss(texts: Tensor, targets: Tensor, centres: Tensor, whitening: Tensor, recipe: Recipe) -> Tensor:
+    """InfoNCE in both directions at a fixed temperature, and two cosines after the kind's mean is subtracted.
+
+    texts, targets: [batch, D], unit norm; centres: [batch, D], the mean of each target's kind; whitening:
+    [D, D], of the image side's Geometry. InfoNCE is content when a text is nearer to its image than the
+    batch's others are; the cosines, as they are and whitened, tie it to what the image side says, which is
+    what an image tower that sees less than the teacher can be compared with.
+    """
+    logits = texts @ targets.T / recipe.text_temperature
+    own = torch.arange(len(logits), device=logits.device)
+    contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    said, shown = texts - centres, targets - centres
+    cosines = F.cosine_similarity(said, shown) + F.cosine_similarity(said @ whitening, shown @ whitening)
+    return contrast + recipe.text_cosine_weight * (2 - cosines).mean()
+
+
 def train_text_tower(
     model: CLIP,
     tokenizer: Callable[[list[str]], Tensor],
     recipe: Recipe,
-    data: Prepared,
-    folders: list[Path],
-    device: str = "cpu",
+    pairs: TextPairs,
+    accelerator: Accelerator,
 ) -> None:
     """Train the text tower of an open_clip CLIP in place; the image side is never touched.
 
-    The loss is InfoNCE in both directions between texts and the teacher's image embeddings, at a fixed
-    temperature. The embeddings keep their mean: a text's dot product with it is that text's bias, which
-    zero-shot classification with the plain cosine needs to be calibrated.
+    The embeddings keep their mean: a text's dot product with it is that text's bias, which zero-shot
+    classification with the plain cosine needs to be calibrated. Of several processes each runs the same
+    batches; it takes minutes.
     """
-    pairs = TextPairs(folders, data.starts)
-    repeats = {"caption": 2, "name": 8, "drawing": 2, "photo": 2, "word": 1}
-    parameters = [p for name, p in model.named_parameters() if not name.startswith("visual.")]
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    rng = random.Random(recipe.seed)
-    per_epoch = sum(repeats.get(kind, 1) for kind, _, _ in pairs.rows) // recipe.text_batch_size
-    total, step = per_epoch * recipe.text_epochs, 0
-    text_side = nn.ModuleDict(
-        {"transformer": model.transformer, "ln": model.ln_final, "tokens": model.token_embedding}
-    )
-    groups = parameter_groups(text_side, recipe.weight_decay)
-    groups[1]["params"] = [*groups[1]["params"], model.positional_embedding, model.text_projection]  # type: ignore[misc]
+    data, photos = pairs.data, pairs.photos
+    whitening = Geometry.of(data, recipe.whitening_floor).whitening.to(accelerator.device)
+    tower = TextTower(model).requires_grad_(True).to(accelerator.device).train()
+    groups = parameter_groups(tower, recipe.text_weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
-    model.to(device).train()
+    rng = random.Random(recipe.seed)
+    per_epoch = pairs.batches(recipe.text_batch_size, recipe.text_repeats)
+    total, step = per_epoch * recipe.text_epochs, 0
     for epoch in range(recipe.text_epochs):
         began, losses = time.perf_counter(), []
-        for texts, images in pairs.epoch(recipe.text_batch_size, rng, repeats):
+        for batch in pairs.epoch(recipe.text_batch_size, rng, recipe.text_repeats):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, total, recipe.text_learning_rate)
-            embedded = F.normalize(encode_text(model, tokenizer(texts).to(device)), dim=-1)
-            keys = data.embeddings[images].to(device)
-            logits = embedded @ keys.T / recipe.text_temperature
-            target = torch.arange(len(logits), device=device)
-            loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+            tokens = tokenizer([pair.text for pair in batch]).to(accelerator.device)
+            targets, centres = (t.to(accelerator.device) for t in text_targets(batch, data, photos))
+            with accelerator.autocast():
+                embedded = tower(tokens)
+            loss = text_loss(embedded.float(), targets, centres, whitening, recipe)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            losses.append(loss.item())
+            losses.append(loss.detach())
             step += 1
-            if step % 20 == 0:
-                log.info("text step %d of %d, loss %.4f", step, total, np.mean(losses[-20:]))
-        log.info("text epoch %d, loss %.4f, %.0f s", epoch, np.mean(losses), time.perf_counter() - began)
+        shown = float(torch.stack(losses).mean()) if losses else float("nan")
+        log.info(
+            "text epoch %d, step %d of %d, loss %.4f, %.0f s",
+            epoch,
+            step,
+            total,
+            shown,
+            time.perf_counter() - began,
+        )
     model.eval()

@@ -1,31 +1,33 @@
-"""The whole recipe on a handful of the real data, from pictures to a model that loads."""
+"""The whole recipes on a handful of the real data, from pictures to a model that loads and is measured."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from neurolab.cli import app
 from neurolab.errors import SourceError
 from neurolab.models.pocket import load_pocket
+from neurolab.training.parts import TrainingData
 from neurolab.training.pocket import train_pocket
-from neurolab.training.prepare import known_embeddings, training_parts
-from neurolab.training.recipe import Recipe, Stage
+from neurolab.training.prepare import read_plan
+from neurolab.training.recipe import PartPlan, Recipe, Stage
+from tests.training.conftest import TINY
 
-SMALL = Recipe(
-    name="small",
-    vision={"layers": [1, 1, 1, 1], "width": 8, "image_size": 64, "head_width": 64},
-    text={"context_length": 32, "vocab_size": 2048, "width": 32, "heads": 2, "layers": 1},
-    stages=(Stage(64, 1),),
-    batch_size=16,
-    text_epochs=1,
-    text_batch_size=8,
-    prepared_size=64,
-)
 EACH = 12
+# Every part of the real data that needs no package beside those of the project, and two views of one.
+PARTS = {
+    "flickr8k": PartPlan(), "tiny-imagenet": PartPlan(views=2), "words": PartPlan(), "demo": PartPlan(),
+    "written": PartPlan(), "pasted": PartPlan(), "sentences": PartPlan(),
+}  # fmt: skip
+SMALL = dataclasses.replace(TINY, name="small", parts=PARTS, stages=(Stage(64, 1),), batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +37,26 @@ def run(neurolab_data: Path, clip_b16_weights: Path, tmp_path_factory: pytest.Te
 
 
 def test_every_part_is_prepared_with_the_teachers_embeddings(run: Path, neurolab_data: Path) -> None:
-    for part in training_parts(neurolab_data):
-        folder = run / "prepared" / part.name
-        images, embeddings = np.load(folder / "images.npy"), np.load(folder / "embeddings.npy")
-        assert images.shape == (EACH, 64, 64, 3) and images.std(axis=(1, 2, 3)).min() > 1
-        assert embeddings.shape == (EACH, 512) and np.abs(embeddings).max(axis=1).min() > 0
-        assert set(pq.read_table(folder / "texts.parquet")["image"].to_pylist()) <= set(range(EACH))
-        known = known_embeddings(part.embeddings)
-        assert (
-            all(any(np.array_equal(row, value) for value in known.values()) for row in embeddings)
-            or not known
-        )
+    parts = TrainingData(neurolab_data).parts()
+    for name, plan in PARTS.items():
+        shard, count = run / "prepared" / name / "00000", EACH * plan.views
+        images, embeddings = np.load(shard / "images.npy"), np.load(shard / "embeddings.npy")
+        assert images.shape == (count, 64, 64, 3) and images.std(axis=(1, 2, 3)).min() > 1
+        assert embeddings.shape == (count, 512) and np.abs(embeddings).max(axis=1).min() > 0
+        texts = pq.read_table(shard / "texts.parquet").to_pylist()
+        assert {row["image"] for row in texts} <= set(range(0, count, plan.views))
+        assert bool(texts) == (name not in ("pasted", "sentences"))
+        assert read_plan(run / "prepared" / name)["mirrored"] == parts[name].mirrored
+
+
+def test_the_teacher_sees_each_view(run: Path) -> None:
+    """A whole photo has its known embedding; its crop has another, the nearest among all crops."""
+    embeddings = np.load(run / "prepared" / "tiny-imagenet" / "00000" / "embeddings.npy").astype(np.float32)
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    whole, crops = unit[::2], unit[1::2]
+    similarity = whole @ crops.T
+    assert not np.allclose(whole, crops, atol=1e-3)
+    assert (similarity.argmax(axis=1) == np.arange(EACH)).mean() > 0.5
 
 
 def test_what_comes_out_is_a_clip_that_loads(run: Path) -> None:
@@ -55,11 +66,13 @@ def test_what_comes_out_is_a_clip_that_loads(run: Path) -> None:
         text = model.encode_text(["a dog", "the word home"])
     assert image is not None and image.shape == text.shape == (2, 512)
     assert torch.isfinite(image).all() and torch.isfinite(text).all()
-    assert Recipe.from_json(run / "recipe.json") == SMALL
+    cut = {name: PartPlan(EACH, plan.views) for name, plan in PARTS.items()}
+    assert Recipe.load(run / "recipe.json") == dataclasses.replace(SMALL, parts=cut)
 
 
 def test_a_finished_run_is_not_prepared_or_distilled_again(run: Path, neurolab_data: Path) -> None:
-    watched = [*run.glob("prepared/*/*"), run / "image-tower.pt"]
+    watched = [*run.glob("prepared/*/*/*"), run / "image-tower.pt"]
+    assert len(watched) == 4 * len(PARTS) + 1
     before = {path: path.stat().st_mtime_ns for path in watched}
     weights = (run / "weights.safetensors").read_bytes()
     train_pocket(SMALL, neurolab_data, run, limit=EACH)  # no teacher: nothing is left for it to do
@@ -70,3 +83,43 @@ def test_a_finished_run_is_not_prepared_or_distilled_again(run: Path, neurolab_d
 def test_without_a_teacher_the_missing_embeddings_are_named(neurolab_data: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="--teacher"):
         train_pocket(SMALL, neurolab_data, tmp_path, limit=2)
+
+
+def test_the_full_recipe_runs_for_a_few_steps(
+    neurolab_data: Path, clip_b16_weights: Path, tmp_path: Path
+) -> None:
+    """The recipe for a GPU with its own towers, sizes and parts, cut to few pictures and epochs."""
+    full = Recipe.load("full")
+    few = dataclasses.replace(
+        full,
+        stages=tuple(Stage(stage.image_size, 1) for stage in full.stages),
+        batch_size=8,
+        text_epochs=1,
+        text_batch_size=8,
+    )
+    out = train_pocket(few, neurolab_data, tmp_path / "full", teacher=clip_b16_weights, limit=1)
+    model = load_pocket(out)
+    assert model.image_size == (128, 128)
+    with torch.inference_mode():
+        embedded = model.encode_image(torch.rand(1, 3, 128, 128))
+    assert embedded is not None and torch.isfinite(embedded).all()
+
+
+@pytest.mark.slow
+def test_the_command_trains_resumes_and_measures(
+    run: Path, neurolab_data: Path, clip_b16_weights: Path, tmp_path: Path
+) -> None:
+    numbers = tmp_path / "numbers.json"
+    arguments = ["train", "pocket", "--evaluate", "--out", run, "--data", neurolab_data, "--json", numbers]
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False,
+                                env={"NEUROLAB_CLIP_B16": ""})  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = json.loads(numbers.read_text())
+    assert found.keys() >= {
+        "student_teacher_cosine", "tiny_imagenet_top1", "flickr8k_text_to_image_r10", "known_text_top5_ratio",
+        "word_reading_top1", "text_tower_cosine", "typographic_flip_gap", "images_per_second",
+        "assets_megabytes",
+    }  # fmt: skip
+    assert found["typographic_flip_gap"] is None and "--teacher" in result.output
+    assert all(value is None or np.isfinite(value) for value in found.values())
+    assert found["tiny_imagenet_top1"] < 0.05  # one epoch over a handful of pictures

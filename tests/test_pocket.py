@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 import neurolab
 from neurolab.models.pocket import pocket_folder
 from neurolab.models.zoo import Model
-from neurolab.training.evaluate import Measure, evaluate
+from neurolab.training.evaluate import evaluate
+from neurolab.training.measure import Measure
+from neurolab.training.pocket import teacher_for
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +23,9 @@ def pocket() -> Model:
 
 
 @pytest.fixture(scope="module")
-def measures(pocket: Model, neurolab_data: Path) -> dict[str, Measure]:
-    return {measure.name: measure for measure in evaluate(pocket, neurolab_data)}
+def measures(pocket: Model, neurolab_data: Path, clip_b16_weights: Path) -> dict[str, Measure]:
+    teacher = teacher_for(clip_b16_weights, "cpu")
+    return {measure.name: measure for measure in evaluate(pocket, neurolab_data, teacher=teacher)}
 
 
 def test_it_is_under_40_megabytes() -> None:
@@ -41,21 +45,41 @@ def test_it_is_an_ordinary_open_clip_model(pocket: Model) -> None:
     torch.testing.assert_close(text.norm(dim=-1), torch.ones(2))
 
 
-def test_it_classifies_photos_ten_times_better_than_chance(measures: dict[str, Measure]) -> None:
-    measure = measures["tiny_imagenet_top1"]
-    assert measure.items == 2000 and measure.chance == 1 / 200
-    assert measure.low >= 10 * measure.chance
+def test_it_loads_in_under_a_second() -> None:
+    """In a process that has torch and open_clip at hand; the best of three, for a busy machine."""
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        neurolab.load_model("pocket")
+        return time.perf_counter() - began
+
+    assert min(seconds() for _ in range(3)) < 1
 
 
-def test_it_retrieves_photos_ten_times_better_than_chance(measures: dict[str, Measure]) -> None:
-    measure = measures["flickr8k_text_to_image_r10"]
-    assert measure.items == 1000 and measure.chance == 10 / 1000
-    assert measure.low >= 10 * measure.chance
+@pytest.mark.parametrize(
+    "name, items, least",
+    [
+        ("student_teacher_cosine", 1000, 0.4),
+        ("tiny_imagenet_top1", 2000, 0.2),
+        ("flickr8k_text_to_image_r10", 1000, 0.25),
+        ("known_text_top5_ratio", 170, 0.15),
+        ("word_reading_top1", 1000, 0.05),
+        ("text_tower_cosine", 284, 0.2),
+        ("typographic_flip_teacher", 400, 0.2),
+    ],
+)
+def test_it_knows_what_it_was_never_shown(
+    measures: dict[str, Measure], name: str, items: int, least: float
+) -> None:
+    measure = measures[name]
+    assert measure.items == items and measure.low is not None
+    assert measure.low >= least
 
 
 def test_the_model_card_says_what_is_measured(measures: dict[str, Measure]) -> None:
     card = (pocket_folder() / "MODEL_CARD.md").read_text()
     for name, measure in measures.items():
-        row = re.search(rf"^\| {name} \| ([\d.]+) \|", card, flags=re.MULTILINE)
+        row = re.search(rf"^\| {name} \| ([\d.]+) \| ([\d.]+|–)", card, flags=re.MULTILINE)
         assert row, f"the card has no row for {name}"
-        assert float(row[1]) == pytest.approx(measure.value, abs=0.003)
+        if name not in ("images_per_second", "assets_megabytes"):  # those are the machine's and the README's
+            assert float(row[1]) == pytest.approx(measure.value, abs=0.005), name

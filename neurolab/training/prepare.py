@@ -191,7 +191,12 @@ def prepare_part(
     not fit), TrainingError when the folder was prepared by another plan or from other pictures.
     """
     target = folder / part.name
-    made_of = {"images": plan.images, "views": plan.views, "size": size, "mirrored": part.mirrored}
+    made_of: dict[str, Any] = {
+        "images": plan.images,
+        "views": plan.views,
+        "size": size,
+        "mirrored": part.mirrored,
+    }
     check_plan(target, made_of)
     if is_whole(target):
         return target

@@ -105,21 +105,35 @@ def test_the_full_recipe_runs_for_a_few_steps(
     assert embedded is not None and torch.isfinite(embedded).all()
 
 
-@pytest.mark.slow
-def test_the_command_trains_resumes_and_measures(
-    run: Path, neurolab_data: Path, clip_b16_weights: Path, tmp_path: Path
-) -> None:
-    numbers = tmp_path / "numbers.json"
-    arguments = ["train", "pocket", "--evaluate", "--out", run, "--data", neurolab_data, "--json", numbers]
-    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False,
-                                env={"NEUROLAB_CLIP_B16": ""})  # fmt: skip
+def command(*arguments: object) -> str:
+    whole = [str(a) for a in ("train", "pocket", *arguments)]
+    result = CliRunner().invoke(app, whole, catch_exceptions=False, env={"NEUROLAB_CLIP_B16": ""})
     assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.slow
+def test_the_command_trains_from_a_recipes_file_and_measures(neurolab_data: Path, tmp_path: Path) -> None:
+    known = {name: PartPlan(images=EACH) for name in ("flickr8k", "tiny-imagenet", "words")}
+    recipe, out, numbers = tmp_path / "few.json", tmp_path / "run", tmp_path / "numbers.json"
+    recipe.write_text(dataclasses.replace(SMALL, parts=known).to_json())
+    common = ("--data", neurolab_data, "--out", out)
+    said = command(*common, "--recipe", recipe, "--json", numbers)
     found = json.loads(numbers.read_text())
     assert found.keys() >= {
         "student_teacher_cosine", "tiny_imagenet_top1", "flickr8k_text_to_image_r10", "known_text_top5_ratio",
         "word_reading_top1", "text_tower_cosine", "typographic_flip_gap", "images_per_second",
         "assets_megabytes",
     }  # fmt: skip
-    assert found["typographic_flip_gap"] is None and "--teacher" in result.output
+    assert found["typographic_flip_gap"] is None and "--teacher" in said
     assert all(value is None or np.isfinite(value) for value in found.values())
     assert found["tiny_imagenet_top1"] < 0.05  # one epoch over a handful of pictures
+    assert found["assets_megabytes"] < 5  # the model, not what it was prepared from
+    assert all(f"| {name} |" in (out / "measures.md").read_text() for name in found)
+
+    again = tmp_path / "again.json"
+    command(*common, "--evaluate", "--json", again)
+    same = set(found) - {"images_per_second"}
+    assert {name: json.loads(again.read_text())[name] for name in same} == {
+        name: found[name] for name in same
+    }

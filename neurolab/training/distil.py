@@ -18,6 +18,7 @@ from neurolab.atlas.writing import atomic_path
 from neurolab.errors import TrainingError
 from neurolab.training.augment import augment
 from neurolab.training.dataset import Batches, Prepared, Share, loader
+from neurolab.training.optimizer import learning_rate, optimizer_for
 from neurolab.training.recipe import Recipe, Stage
 
 log = logging.getLogger(__name__)
@@ -126,21 +127,6 @@ def at_size(weights: dict[str, Tensor], recipe: Recipe, size: int) -> nn.Module:
     return tower
 
 
-def learning_rate(step: int, total: int, peak: float) -> float:
-    """Linear warm-up over the first 5 % of the steps, then a cosine to zero."""
-    warm = max(1, total // 20)
-    if step < warm:
-        return peak * (step + 1) / warm
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
-
-
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay on matrices and kernels, none on biases, gains and positional embeddings."""
-    decayed = [p for n, p in module.named_parameters() if p.ndim > 1 and "positional" not in n]
-    others = [p for n, p in module.named_parameters() if p.ndim <= 1 or "positional" in n]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
 class Epoch(NamedTuple):
     """One epoch of a run: its stage, the pictures that it shows, and where in which cycle its steps lie."""
 
@@ -215,12 +201,10 @@ class Distillation:
     def _take(self, tower: nn.Module, size: int) -> None:
         """Go on with this tower, channels last (1.4 times as fast on the CPU), and a new optimizer."""
         tower = tower.to(self.accelerator.device).to(memory_format=torch.channels_last)
-        groups = parameter_groups(tower, self.recipe.weight_decay)
         self.size = size
         self.accelerator.free_memory()  # it would keep the tower of the size before
-        self.tower, self.optimizer = self.accelerator.prepare(
-            tower, torch.optim.AdamW(groups, betas=(0.9, 0.98))
-        )
+        optimizer = optimizer_for(tower, self.recipe.weight_decay)
+        self.tower, self.optimizer = self.accelerator.prepare(tower, optimizer)
 
     def _weights(self) -> dict[str, Tensor]:
         return self.accelerator.unwrap_model(self.tower).state_dict()

@@ -19,25 +19,10 @@ from neurolab.training.pictures import frequent_phrases, pasted_records, written
 # Where Debian's packages openclipart-png and tuxpaint-stamps-default put their pictures.
 CLIPART, STAMPS = Path("/usr/share/openclipart/png"), Path("/usr/share/tuxpaint/stamps")
 # The rest of the clip art is stars in 200 shapes, flags, and icons of old desktops.
-CLIPART_TOPICS = frozenset(
-    [
-        "animals",
-        "buildings",
-        "containers",
-        "decorations",
-        "education",
-        "electronics",
-        "food",
-        "geography",
-        "office",
-        "people",
-        "plants",
-        "recreation",
-        "science",
-        "tools",
-        "transportation",
-    ]
-)
+CLIPART_TOPICS = frozenset([
+    "animals", "buildings", "containers", "decorations", "education", "electronics", "food",
+    "geography", "office", "people", "plants", "recreation", "science", "tools", "transportation",
+])  # fmt: skip
 
 Text = tuple[str, str]
 """The kind of a text, which decides the phrases it is put in, and the text."""
@@ -161,9 +146,15 @@ class TrainingData:
         return word_list(self.data, shortest=2)
 
     def written(self) -> Iterator[Record]:
-        """The words of the list, most of them once, and frequent phrases of the captions."""
+        """The words of the list that have no known plain picture, and frequent phrases of the captions."""
+        plain = known_keys(self.known_words)
         captions = (caption for record in self.flickr() for caption in record.captions)
-        yield from written_records([*self.words(), *frequent_phrases(captions, 2000)])
+        rarer = [word for word in self.words() if word not in plain]
+        yield from written_records([*rarer, *frequent_phrases(captions, 1000)])
+
+    def restyled(self) -> Iterator[Record]:
+        """The words of the plain pictures in other faces and colours."""
+        yield from written_records(sorted(known_keys(self.known_words)))
 
     def sentences(self) -> Iterator[Record]:
         """Every photo's first caption as a written sentence."""
@@ -190,6 +181,7 @@ class TrainingData:
             Part("words", self.plain_words, word_texts, self.known_words),
             Part("demo", partial(self.demo, "drawing", "photo"), demo_texts),
             Part("written", self.written, word_texts),
+            Part("restyled", self.restyled, word_texts),
             Part("pasted", self.pasted, no_texts),
             Part("tiny-imagenet-more", partial(self.tiny, False), class_texts, mirrored=True),
             Part("sentences", self.sentences, no_texts),

@@ -33,66 +33,13 @@ PACKAGED_FACES = {
 }
 _INKS = ((20, 20, 24), (150, 20, 26), (20, 50, 130), (10, 90, 50), (255, 255, 255), (255, 220, 40))
 # Words that say nothing where a phrase begins or ends with them.
-_LOOSE = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "and",
-        "or",
-        "of",
-        "in",
-        "on",
-        "at",
-        "to",
-        "with",
-        "is",
-        "are",
-        "was",
-        "it",
-        "its",
-        "his",
-        "her",
-        "their",
-        "by",
-        "for",
-        "from",
-        "as",
-        "into",
-        "that",
-        "this",
-        "there",
-        "two",
-        "one",
-        "while",
-        "who",
-        "which",
-        "near",
-        "up",
-        "down",
-        "out",
-        "over",
-        "through",
-        "some",
-        "other",
-        "another",
-        "has",
-        "have",
-        "not",
-        "him",
-        "them",
-        "he",
-        "she",
-        "they",
-        "being",
-        "be",
-        "wearing",
-        "looking",
-        "very",
-        "next",
-        "front",
-    ]
-)
+LOOSE = frozenset([
+    "a", "an", "the", "and", "or", "of", "in", "on", "at", "to", "with", "is", "are", "was", "it",
+    "its", "his", "her", "their", "by", "for", "from", "as", "into", "that", "this", "there", "two",
+    "one", "while", "who", "which", "near", "up", "down", "out", "over", "through", "some", "other",
+    "another", "has", "have", "not", "him", "them", "he", "she", "they", "being", "be", "wearing",
+    "looking", "very", "next", "front",
+])  # fmt: skip
 
 
 @lru_cache(maxsize=1)
@@ -164,12 +111,12 @@ def pasted_records(pictures: Iterable[Record], words: Sequence[str]) -> Iterator
         yield Record(f"{record.key}/{word}", style_pasted(record.payload, record.key, word))
 
 
-def written_records(texts: Iterable[str], pictures: int = 1) -> Iterator[Record]:
-    """Every text, `pictures` times, each in another face, colour, size, background and position."""
+def written_records(texts: Iterable[str]) -> Iterator[Record]:
+    """Every text once, each in a face, colours, size, background and position of its own."""
     for text in texts:
-        for number in range(1, pictures + 1):  # number 0 of a word may be plain; the known words all are
-            drawing: Drawing = style_word(text, number, training_faces())
-            yield Record(f"{text}/{number}", drawing, (text,))
+        # Style 0 of a word may be plain; the pictures with known embeddings all are.
+        drawing: Drawing = style_word(text, 1, training_faces())
+        yield Record(f"{text}/1", drawing, (text,))
 
 
 def frequent_phrases(captions: Iterable[str], count: int) -> list[str]:
@@ -180,6 +127,6 @@ def frequent_phrases(captions: Iterable[str], count: int) -> list[str]:
         for length in (2, 3):
             for start in range(len(words) - length + 1):
                 phrase = words[start : start + length]
-                if phrase[0] not in _LOOSE and phrase[-1] not in _LOOSE:
+                if phrase[0] not in LOOSE and phrase[-1] not in LOOSE:
                     seen[" ".join(phrase)] += 1
     return [phrase for phrase, _ in sorted(seen.items(), key=lambda item: (-item[1], item[0]))[:count]]

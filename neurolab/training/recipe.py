@@ -13,7 +13,7 @@ from typing import Any
 from neurolab.errors import TrainingError
 
 LOSS_TERMS = ("raw", "centred", "whitened", "affinity")
-TEXT_KINDS = ("caption", "name", "drawing", "word", "photo")
+TEXT_KINDS = ("caption", "mention", "name", "drawing", "word", "photo")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Recipe:
     `vision` and `text` are open_clip's configurations of the towers, `parts` says what is learned from (the
     names are those of neurolab.training.parts). The image tower is trained at growing image sizes
     (progressive resizing): an epoch at 64 px costs less than half of one at 96 px and teaches most of what
-    the later ones refine. `mixed_precision` is accelerate's: "no" or "bf16".
+    the later ones refine. Learning rates are Muon's (neurolab.training.optimizer). `mixed_precision` is
+    accelerate's: "no" or "bf16".
     Raises TrainingError for settings that could not be trained to the end.
     """
 
@@ -60,7 +61,7 @@ class Recipe:
     prepared_size: int = 96
     mixed_precision: str = "bf16"
     batch_size: int = 128
-    learning_rate: float = 2e-3
+    learning_rate: float = 0.02
     weight_decay: float = 0.05
     least_crop: float = 0.7
     loss_weights: dict[str, float] = field(
@@ -70,7 +71,7 @@ class Recipe:
     affinity_temperature: float = 0.05
     text_epochs: int = 5
     text_batch_size: int = 256
-    text_learning_rate: float = 1e-3
+    text_learning_rate: float = 0.02
     text_weight_decay: float = 0.05
     text_temperature: float = 0.02
     text_cosine_weight: float = 1.0

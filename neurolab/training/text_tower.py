@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 
 from neurolab.errors import TrainingError
 from neurolab.training.dataset import Prepared
-from neurolab.training.distil import Geometry, learning_rate, parameter_groups
+from neurolab.training.distil import Geometry
+from neurolab.training.optimizer import learning_rate, optimizer_for
+from neurolab.training.pictures import LOOSE
 from neurolab.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ TEMPLATES = {
         "text that says {}",
         'a label that says "{}"',
     ),
+    "mention": AS_PHOTO,
     "photo": ("{}",),
     "caption": ("{}",),
 }
@@ -44,6 +48,12 @@ SPOKEN_OF_AS_PHOTO = {"drawing": 0.4, "word": 0.5}
 
 # So many batches are drawn together and sorted by length.
 POOL = 16
+# A thing counts as mentioned where so many photos are captioned with it.
+LEAST_MENTIONS = 8
+LOOSE_ENDS = tuple(f" {word}" for word in LOOSE)
+# A text that belongs to many images is placed near the mean of so many of them, drawn anew each time: what
+# they have in common is what it says.
+AVERAGED = 8
 
 
 class Row(NamedTuple):
@@ -55,11 +65,11 @@ class Row(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A text, the image it is to be near, whether it speaks of a photo of what the image shows, and the row
-    that it is of."""
+    """A text, the images whose mean it is to be near, whether it speaks of a photo of what they show, and the
+    row that it is of."""
 
     text: str
-    image: int
+    images: list[int]
     as_photo: bool
     row: Row
 
@@ -74,7 +84,7 @@ class TextPairs:
     """
 
     def __init__(self, data: Prepared, recipe: Recipe) -> None:
-        self.data, self.photos = data, photo_mean(data)
+        self.data, self.photos, self.moved = data, photo_mean(data), as_photos(data)
         by_text: dict[tuple[str, str], list[int]] = defaultdict(list)
         captions: dict[int, list[str]] = defaultdict(list)
         for kind, text, image in data.texts():
@@ -84,6 +94,7 @@ class TextPairs:
                 by_text[kind, text].append(image)
         self.rows = [Row("caption", texts, [image]) for image, texts in captions.items()]
         self.rows += [Row(kind, [text], images) for (kind, text), images in by_text.items()]
+        self.rows += [Row("mention", [thing], images) for thing, images in mentions(captions).items()]
         if not self.batches(recipe.text_batch_size, recipe.text_repeats):
             raise TrainingError(f"{len(self.rows)} texts do not fill one batch of {recipe.text_batch_size}")
 
@@ -108,11 +119,32 @@ class TextPairs:
         return sum(repeats.get(row.kind, 1) for row in self.rows) // batch_size
 
 
+def mentions(captions: dict[int, list[str]]) -> dict[str, list[int]]:
+    """The photos that each thing is mentioned of: one to three words that follow an article in a caption.
+
+    A caption says everything at once; a thing that many photos share is told apart by what they share.
+    """
+    found: dict[str, list[int]] = defaultdict(list)
+    for image, texts in captions.items():
+        after = (re.findall(r"\b(?:an?|the) ([a-z]+(?: [a-z]+){0,2})", text.lower()) for text in texts)
+        words = [things.split() for caption in after for things in caption]
+        for thing in sorted(
+            {" ".join(said[:length]) for said in words for length in range(1, len(said) + 1)}
+        ):
+            found[thing].append(image)
+    return {
+        thing: images
+        for thing, images in found.items()
+        if len(images) >= LEAST_MENTIONS and not thing.endswith(LOOSE_ENDS)
+    }
+
+
 def phrase(row: Row, rng: random.Random) -> Pair:
-    """One of a row's texts in one of its kind's phrases, with one of its images."""
+    """One of a row's texts in one of its kind's phrases, with some of its images."""
     as_photo = rng.random() < SPOKEN_OF_AS_PHOTO.get(row.kind, 0.0)
     template = rng.choice(AS_PHOTO if as_photo else TEMPLATES[row.kind])
-    return Pair(template.format(rng.choice(row.texts)), rng.choice(row.images), as_photo, row)
+    images = rng.sample(row.images, min(AVERAGED, len(row.images)))
+    return Pair(template.format(rng.choice(row.texts)), images, as_photo, row)
 
 
 def distinct(pairs: list[Pair]) -> list[Pair]:
@@ -135,20 +167,50 @@ def photo_mean(data: Prepared) -> Tensor:
     return data.embeddings[data.mirrored].mean(dim=0)
 
 
-def text_targets(pairs: list[Pair], data: Prepared, photos: Tensor) -> tuple[Tensor, Tensor]:
+def covariance_power(rows: Tensor, power: float) -> Tensor:
+    """The `power` of the rows' covariance [D, D], after its mean variance is added to each variance: a part
+    may have fewer pictures than there are dimensions."""
+    centred = (rows - rows.mean(dim=0)).double()
+    variance, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
+    scale = (variance.clamp(min=0) + variance.mean()) ** power
+    return ((axes * scale) @ axes.T).float()
+
+
+def as_photos(data: Prepared) -> Tensor:
+    """Where each picture's embedding would lie among the photos: [images, D]; a photo's stays.
+
+    CLIP gives drawings, written words and photos each a mean and a spread of their own, and what a picture
+    shows is about the same difference from it: the written word "fork" lies from the words' mean as the
+    photo of a fork lies from the photos'. The mean of the picture's part is exchanged for that of the
+    photos, and so is the covariance (CORAL, Sun et al. 2016): written words differ most in their length and
+    their letters, which says nothing of the thing.
+    """
+    mean, moved = photo_mean(data), data.embeddings.clone()
+    colour = covariance_power(data.embeddings[data.mirrored], 0.5)
+    for number, own in enumerate(data.part_means):
+        rows = (data.part_of == number) & ~data.mirrored
+        if rows.any():
+            whiten = covariance_power(data.embeddings[rows], -0.5)
+            moved[rows] = (data.embeddings[rows] - own) @ whiten @ colour + mean
+    return moved
+
+
+def text_targets(pairs: list[Pair], data: Prepared, photos: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
     """What the texts [batch] are to be near: unit-norm embeddings [batch, D], and the mean [batch, D] of each
     one's kind.
 
-    CLIP gives drawings, written words and photos each a mean of their own, and what a picture shows is about
-    the same difference from it: the written word "fork" lies from the words' mean as the photo of a fork
-    lies from the photos'. A text that speaks of the thing itself therefore gets the image's embedding with
-    its part's mean exchanged for that of the photos.
+    A text that speaks of the thing itself gets its images' embeddings as they would lie among the photos,
+    `moved` by as_photos, whose mean is `photos`.
     """
-    images = torch.tensor([pair.image for pair in pairs])
-    moved = torch.tensor([pair.as_photo for pair in pairs])[:, None]
-    own = data.part_means[data.part_of[images]]
-    centres = torch.where(moved, photos, own)
-    return F.normalize(data.embeddings[images] - own + centres, dim=-1), centres
+    targets, centres = [], []
+    for pair in pairs:
+        if pair.as_photo:
+            targets.append(moved[pair.images].mean(dim=0))
+            centres.append(photos)
+        else:
+            targets.append(data.embeddings[pair.images].mean(dim=0))
+            centres.append(data.part_means[data.part_of[pair.images]].mean(dim=0))
+    return F.normalize(torch.stack(targets), dim=-1), torch.stack(centres)
 
 
 def encode_text(model: CLIP, tokens: Tensor) -> Tensor:
@@ -206,11 +268,10 @@ def train_text_tower(
     classification with the plain cosine needs to be calibrated. Of several processes each runs the same
     batches; it takes minutes.
     """
-    data, photos = pairs.data, pairs.photos
+    data = pairs.data
     whitening = Geometry.of(data, recipe.whitening_floor).whitening.to(accelerator.device)
     tower = TextTower(model).requires_grad_(True).to(accelerator.device).train()
-    groups = parameter_groups(tower, recipe.text_weight_decay)
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    optimizer = optimizer_for(tower, recipe.text_weight_decay)
     rng = random.Random(recipe.seed)
     per_epoch = pairs.batches(recipe.text_batch_size, recipe.text_repeats)
     total, step = per_epoch * recipe.text_epochs, 0
@@ -220,7 +281,8 @@ def train_text_tower(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, total, recipe.text_learning_rate)
             tokens = tokenizer([pair.text for pair in batch]).to(accelerator.device)
-            targets, centres = (t.to(accelerator.device) for t in text_targets(batch, data, photos))
+            placed = text_targets(batch, data, pairs.photos, pairs.moved)
+            targets, centres = (t.to(accelerator.device) for t in placed)
             with accelerator.autocast():
                 embedded = tower(tokens)
             loss = text_loss(embedded.float(), targets, centres, whitening, recipe)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
 import subprocess
@@ -23,7 +22,6 @@ from neurolab.training.distil import (
     Geometry,
     build_tower,
     distillation_loss,
-    learning_rate,
     planned_epochs,
     resize_positions,
 )
@@ -112,13 +110,6 @@ def test_positions_of_the_same_size_stay_and_the_mean_token_always_does() -> Non
     assert torch.allclose(resize_positions(positions, 2), positions)
     assert torch.equal(resize_positions(positions, 3)[0], positions[0])
     assert resize_positions(positions, 3).shape == (10, 8)
-
-
-def test_learning_rate_warms_up_peaks_and_ends_near_zero() -> None:
-    rates = [learning_rate(step, 200, 1.0) for step in range(200)]
-    assert max(rates) == 1.0 and rates.index(1.0) <= 10
-    assert rates[0] < 0.2 and rates[-1] < 0.01
-    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def at_32(epochs: int, **settings: object) -> Recipe:

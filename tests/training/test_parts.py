@@ -61,7 +61,7 @@ def test_parts_have_records_with_the_texts_of_their_kind(data: TrainingData) -> 
     parts = data.parts()
     for name, kinds in {
         "flickr8k": {"caption"}, "tiny-imagenet": {"name"}, "words": {"word"}, "demo": {"drawing", "photo"},
-        "written": {"word"}, "pasted": set(), "sentences": set(),
+        "written": {"word"}, "restyled": {"word"}, "pasted": set(), "sentences": set(),
     }.items():  # fmt: skip
         part = parts[name]
         records = list(part.records())

@@ -45,9 +45,14 @@ def test_without_the_extra_the_faces_are_matplotlibs(monkeypatch: pytest.MonkeyP
         training_faces.cache_clear()
 
 
-def test_a_word_is_written_in_many_ways_and_each_is_legible() -> None:
-    drawn = [record.payload() for record in written_records(["harbor", "seven"], pictures=30)]  # type: ignore[operator]
-    assert len({picture.tobytes() for picture in drawn}) > 55
+def test_words_are_written_in_many_ways_and_each_is_legible() -> None:
+    words = [f"{word}{ending}" for word in ("harbor", "seven", "lamp") for ending in "abcdefghijklmnopqrst"]
+    records = list(written_records(words))
+    assert [record.captions for record in records] == [(word,) for word in words]
+    drawings = [record.payload for record in records]
+    assert len({drawing.font for drawing in drawings}) > 15  # type: ignore[union-attr]
+    assert len({(drawing.colour, drawing.background) for drawing in drawings}) > 30  # type: ignore[union-attr]
+    drawn = [drawing() for drawing in drawings]  # type: ignore[operator]
     for picture in drawn:
         grey = np.asarray(picture.convert("L")).astype(int)
         assert picture.size == (PIXELS, PIXELS) and grey.max() - grey.min() > 60

@@ -25,7 +25,7 @@ EACH = 12
 # Every part of the real data that needs no package beside those of the project, and two views of one.
 PARTS = {
     "flickr8k": PartPlan(), "tiny-imagenet": PartPlan(views=2), "words": PartPlan(), "demo": PartPlan(),
-    "written": PartPlan(), "pasted": PartPlan(), "sentences": PartPlan(),
+    "written": PartPlan(), "restyled": PartPlan(), "pasted": PartPlan(), "sentences": PartPlan(),
 }  # fmt: skip
 SMALL = dataclasses.replace(TINY, name="small", parts=PARTS, stages=(Stage(64, 1),), batch_size=16)
 

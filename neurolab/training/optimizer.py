@@ -17,10 +17,10 @@ def optimizer_for(module: nn.Module, weight_decay: float) -> torch.optim.Optimiz
 
     Muon orthogonalizes each update, so that directions with small gradients move as far as those with
     large ones; a step costs a quarter more on a CPU and far fewer are needed. A kernel [out, in, height,
-    width] is taken as the matrix [out, in * height * width]. The learning rate is Muon's, NAdamW's is a
-    tenth of it. NAdamW keeps the stem, the embeddings and the
-    projections, as its authors advise, and the attention pool, whose three square matrices would cost more
-    than all the blocks. Weight decay on matrices and kernels, none on biases, gains and positions.
+    width] is taken as the matrix [out, in * height * width]. The learning rate is Muon's; NAdamW's is a
+    tenth of it. NAdamW keeps the stem, the embeddings and the projections, as Muon's authors advise, and
+    the attention pool, whose square matrices would cost more than all the blocks. Weight decay on matrices
+    and kernels, none on biases, gains and positions.
     """
     named = list(module.named_parameters())
     matrices = [(n, p) for n, p in named if p.ndim > 1 and "positional" not in n]

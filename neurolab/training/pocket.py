@@ -24,7 +24,8 @@ from neurolab.training.export import write_config, write_tokenizer, write_weight
 from neurolab.training.parts import TrainingData
 from neurolab.training.prepare import Teacher, prepare_part
 from neurolab.training.recipe import PartPlan, Recipe
-from neurolab.training.text_tower import TextPairs, train_text_tower
+from neurolab.training.text_pairs import TextPairs
+from neurolab.training.text_tower import train_text_tower
 
 log = logging.getLogger(__name__)
 

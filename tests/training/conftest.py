@@ -67,3 +67,19 @@ def prepared(tmp_path: Path) -> Prepared:
     """20 photos in two shards and 13 words in one."""
     photos = write_part(tmp_path / "photos", [12, 8], mirrored=True)
     return Prepared([photos, write_part(tmp_path / "words", [13], mirrored=False, seed=1)])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Prepared:
+    """Eight photos of dogs and cats, three photos with captions, four written words."""
+    classes = [("name", "dog", i) for i in range(5)]
+    classes += [("name", name, i) for name in ("cat", "kitty") for i in range(5, 8)]
+    captions = [("caption", f"caption {j} of {i}", i) for i in range(3) for j in range(5)]
+    words = [("word", word, i) for i, word in enumerate(("fork", "dog", "blue", "seven"))]
+    return Prepared(
+        [
+            write_part(tmp_path / "classes", [8], mirrored=True, texts=classes),
+            write_part(tmp_path / "captions", [3], mirrored=True, texts=captions, seed=1),
+            write_part(tmp_path / "words", [4], mirrored=False, texts=words, seed=2),
+        ]
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import math
 import time
@@ -136,6 +138,11 @@ class Epoch(NamedTuple):
     cycle_steps: int
     peak: float
 
+    def settings(self) -> str:
+        """What decides the epoch, with the data and the epochs before it."""
+        stage = dataclasses.asdict(dataclasses.replace(self.stage, epochs=1, learning_rate=None))
+        return json.dumps([stage, self.first_step, self.cycle_steps, self.peak], sort_keys=True)
+
 
 def planned_epochs(recipe: Recipe, data: Prepared) -> list[Epoch]:
     """The epochs of all stages. Raises TrainingError where an epoch would not fill one batch."""
@@ -164,8 +171,10 @@ class Distillation:
 
     A checkpoint is written to the folder `run` after every epoch by atomic rename. The order of the images
     and their augmentation depend on the seed and the epoch alone, so a run that was stopped ends with the
-    same weights (on the CPU to the bit; a GPU adds in no fixed order). Raises TrainingError where `run` holds
-    a checkpoint of another image side of the recipe, of other data, or of another number of processes.
+    same weights (on the CPU to the bit; a GPU adds in no fixed order), and a run that has ended goes on where
+    its recipe gets another stage with a learning rate of its own. Raises TrainingError where `run` holds a
+    checkpoint of another image side of the recipe, of other epochs, of other data, or of another number of
+    processes.
     """
 
     def __init__(
@@ -174,13 +183,6 @@ class Distillation:
         self.recipe, self.data, self.accelerator, self.workers = recipe, data, accelerator, workers
         self.checkpoint = run / "image-tower.pt"
         self.epochs = planned_epochs(recipe, data)
-        # Batch statistics are each process's own, so that the number of processes decides the weights, too.
-        self.made_of = {
-            "recipe": recipe.image_side(),
-            "parts": ",".join(data.names),
-            "embeddings": data.digest(),
-            "processes": accelerator.num_processes,
-        }
         device = accelerator.device
         self.mean, self.std = (torch.tensor(v, device=device)[:, None, None] for v in (MEAN, STD))
         self.embeddings, self.part_of = data.embeddings.to(device), data.part_of.to(device)
@@ -198,6 +200,17 @@ class Distillation:
             self._save(number)
         return {name: value.cpu() for name, value in self._weights().items()}
 
+    def made_of(self, epochs: int) -> dict[str, str | int | list[str]]:
+        """What decides the weights after so many epochs."""
+        return {
+            "recipe": self.recipe.image_side(),
+            "epochs": [epoch.settings() for epoch in self.epochs[:epochs]],
+            "parts": ",".join(self.data.names),
+            "embeddings": self.data.digest(),
+            # Batch statistics are each process's own.
+            "processes": self.accelerator.num_processes,
+        }
+
     def _take(self, tower: nn.Module, size: int) -> None:
         """Go on with this tower, channels last (1.4 times as fast on the CPU), and a new optimizer."""
         tower = tower.to(self.accelerator.device).to(memory_format=torch.channels_last)
@@ -214,8 +227,8 @@ class Distillation:
         if not self.checkpoint.is_file():
             return 0
         state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
-        if state["made_of"] != self.made_of:
-            changed = [key for key, value in self.made_of.items() if state["made_of"].get(key) != value]
+        expected = self.made_of(state["epoch"] + 1)
+        if changed := [key for key, value in expected.items() if state["made_of"].get(key) != value]:
             raise TrainingError(
                 f"{self.checkpoint} belongs to another run (what differs: {', '.join(changed)}): go on with "
                 "what it was made of, or choose another folder"
@@ -232,7 +245,7 @@ class Distillation:
         if self.accelerator.is_main_process:
             state = {"tower": self._weights(), "optimizer": self.optimizer.state_dict()}
             with atomic_path(self.checkpoint) as path:
-                torch.save({**state, "epoch": epoch, "made_of": self.made_of}, path)
+                torch.save({**state, "epoch": epoch, "made_of": self.made_of(epoch + 1)}, path)
 
     def _epoch(self, number: int) -> None:
         recipe, accelerator, epoch = self.recipe, self.accelerator, self.epochs[number]

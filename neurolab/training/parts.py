@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -79,6 +80,11 @@ def demo_texts(record: Record) -> list[Text]:
     return [("drawing" if record.labels["kind"] == "drawing" else "photo", record.captions[0])]
 
 
+def said(texts: Iterable[str]) -> set[str]:
+    """The words of some texts."""
+    return {word for text in texts for word in re.findall("[a-z]+", text.lower())}
+
+
 def plain_word_records(words: Iterable[str]) -> Iterator[Record]:
     """The protocol of the known word embeddings: DejaVu Sans, 48 px, black on white, centred, 224 x 224."""
     for word in words:
@@ -145,11 +151,22 @@ class TrainingData:
     def words(self) -> list[str]:
         return word_list(self.data, shortest=2)
 
+    def things(self) -> list[str]:
+        """The words of the list without a known plain picture that say what the pictures show: that occur in
+        captions of two photos or more, or in the names of classes and drawings."""
+        plain, photos = known_keys(self.known_words), Counter[str]()
+        for record in self.flickr():
+            photos.update(said(record.captions))
+        names = {record.labels["names"] for record in self.tiny(labelled=True)}
+        names |= {name for record in self.demo("drawing") for _, name in drawing_texts(record)}
+        named = said(names)
+        return [word for word in self.words() if word not in plain and (photos[word] > 1 or word in named)]
+
     def written(self) -> Iterator[Record]:
-        """The words of the list that have no known plain picture, and frequent phrases of the captions."""
-        plain = known_keys(self.known_words)
+        """The other words without a known plain picture, and frequent phrases of the captions."""
+        shown = known_keys(self.known_words) | set(self.things())
         captions = (caption for record in self.flickr() for caption in record.captions)
-        rarer = [word for word in self.words() if word not in plain]
+        rarer = [word for word in self.words() if word not in shown]
         yield from written_records([*rarer, *frequent_phrases(captions, 1000)])
 
     def restyled(self) -> Iterator[Record]:
@@ -180,6 +197,7 @@ class TrainingData:
             Part("tiny-imagenet", partial(self.tiny, True), class_texts, self.known_tiny, mirrored=True),
             Part("words", self.plain_words, word_texts, self.known_words),
             Part("demo", partial(self.demo, "drawing", "photo"), demo_texts),
+            Part("things", lambda: written_records(self.things()), word_texts),
             Part("written", self.written, word_texts),
             Part("restyled", self.restyled, word_texts),
             Part("pasted", self.pasted, no_texts),

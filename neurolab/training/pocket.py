@@ -21,9 +21,11 @@ from neurolab.models.zoo import Model, load_model
 from neurolab.training.dataset import Prepared
 from neurolab.training.distil import Distillation
 from neurolab.training.export import write_config, write_tokenizer, write_weights
+from neurolab.training.memory import keep_freed_memory
 from neurolab.training.parts import TrainingData
 from neurolab.training.prepare import Teacher, prepare_part
 from neurolab.training.recipe import PartPlan, Recipe
+from neurolab.training.stretch import stretch
 from neurolab.training.text_pairs import TextPairs
 from neurolab.training.text_tower import train_text_tower
 
@@ -115,8 +117,11 @@ def train_pocket(
         }
         recipe = dataclasses.replace(recipe, parts=cut)
     accelerator = accelerator_for(device, recipe.mixed_precision)
+    on_cpu = accelerator.device.type == "cpu"
+    if on_cpu:
+        keep_freed_memory()
     if workers is None:
-        workers = 0 if accelerator.device.type == "cpu" else 8
+        workers = 0 if on_cpu else 8
     clip = new_clip(recipe)  # here, so that a misspelt setting of a tower is known before hours of training
     embed = teacher_for(teacher, accelerator.device)
     prepared = prepare(recipe, data, out / "prepared", embed, accelerator)
@@ -124,6 +129,7 @@ def train_pocket(
     pairs = TextPairs(prepared, recipe)
     state = Distillation(recipe, prepared, out, accelerator, workers).train()
     clip.visual.load_state_dict(state)
+    stretch(clip.visual, prepared, recipe.vision["image_size"], recipe.stretch, recipe.seed)
     if accelerator.is_main_process:
         write_config(out / CONFIG, recipe)
         write_tokenizer(out / TOKENIZER, recipe.text["vocab_size"])

@@ -47,7 +47,8 @@ class Recipe:
     `vision` and `text` are open_clip's configurations of the towers, `parts` says what is learned from (the
     names are those of neurolab.training.parts). The image tower is trained at growing image sizes
     (progressive resizing): an epoch at 64 px costs less than half of one at 96 px and teaches most of what
-    the later ones refine. Learning rates are Muon's (neurolab.training.optimizer). `mixed_precision` is
+    the later ones refine. `stretch` is how far its embeddings are moved from their mean at the end
+    (neurolab.training.stretch). Learning rates are Muon's (neurolab.training.optimizer). `mixed_precision` is
     accelerate's: "no" or "bf16".
     Raises TrainingError for settings that could not be trained to the end.
     """
@@ -69,6 +70,7 @@ class Recipe:
     )
     whitening_floor: float = 0.5
     affinity_temperature: float = 0.05
+    stretch: float = 1.0
     text_epochs: int = 5
     text_batch_size: int = 256
     text_learning_rate: float = 0.02
@@ -85,6 +87,8 @@ class Recipe:
             )
         if max(stage.image_size for stage in self.stages) > self.prepared_size:
             raise TrainingError(f"pictures are prepared at {self.prepared_size} px, smaller than a stage's")
+        if self.stretch <= 0:
+            raise TrainingError(f"stretch is a factor above 0, not {self.stretch}")
         if self.mixed_precision not in ("no", "bf16"):
             raise TrainingError(f'mixed_precision is "no" or "bf16", not {self.mixed_precision!r}')
         named: list[tuple[str, Mapping[str, float], Iterable[str]]] = [
@@ -104,9 +108,15 @@ class Recipe:
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
 
     def image_side(self) -> str:
-        """The settings that decide the image tower, as JSON: another text tower goes on from the same one."""
+        """The settings that decide the image tower's epochs in all stages, as JSON.
+
+        Another text tower, or stretch, goes on from the same ones. What differs from stage to stage is kept
+        with each epoch (neurolab.training.distil.Epoch).
+        """
         settings = dataclasses.asdict(self)
-        kept = {key: value for key, value in settings.items() if not key.startswith("text")}
+        elsewhere = ("text", "stages", "learning_rate", "stretch")
+        kept = {key: value for key, value in settings.items() if not key.startswith(elsewhere)}
+        kept["vision"] = {key: value for key, value in self.vision.items() if key != "image_size"}
         return json.dumps(kept, sort_keys=True)
 
     @classmethod

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,10 +194,31 @@ def test_a_run_is_not_gone_on_with_on_other_pictures(prepared: Prepared, tmp_pat
         run_in(tmp_path / "run", prepared).train()
 
 
-def test_a_run_is_not_gone_on_with_by_another_recipe(prepared: Prepared, tmp_path: Path) -> None:
-    run_in(tmp_path / "run", prepared, at_32(1)).train()
-    with pytest.raises(TrainingError, match="recipe"):
-        run_in(tmp_path / "run", prepared).train()
+@pytest.mark.parametrize(
+    "settings, differs",
+    [
+        ({"weight_decay": 0.1}, "recipe"),
+        ({"learning_rate": 1e-3}, "epochs"),
+        ({"stages": (Stage(32, 1, loss_weights={"raw": 0.0}), Stage(32, 1))}, "epochs"),
+        ({"stages": (Stage(32, 1),)}, "epochs"),
+        ({"stages": (Stage(32, 3),)}, "epochs"),  # the cycle is longer, so its steps lie elsewhere in it
+    ],
+)
+def test_a_run_is_not_gone_on_with_by_another_recipe(
+    prepared: Prepared, tmp_path: Path, settings: dict[str, Any], differs: str
+) -> None:
+    run_in(tmp_path / "run", prepared, at_32(2)).train()
+    with pytest.raises(TrainingError, match=rf"what differs: {differs}\)"):
+        run_in(tmp_path / "run", prepared, dataclasses.replace(at_32(2), **settings)).train()
+
+
+def test_a_run_goes_on_with_a_stage_that_begins_a_cycle(prepared: Prepared, tmp_path: Path) -> None:
+    longer = dataclasses.replace(TINY, stages=(*TINY.stages, Stage(64, 1, learning_rate=1e-3)))
+    ended = run_in(tmp_path / "run", prepared).train()
+    extended = run_in(tmp_path / "run", prepared, longer).train()
+    whole = run_in(tmp_path / "whole", prepared, longer).train()
+    assert not torch.equal(ended["conv1.weight"], whole["conv1.weight"])
+    assert all(torch.equal(extended[name], whole[name]) for name in whole)
 
 
 def test_data_that_do_not_fill_a_batch_are_refused(prepared: Prepared, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_parts_have_records_with_the_texts_of_their_kind(data: TrainingData) -> 
     parts = data.parts()
     for name, kinds in {
         "flickr8k": {"caption"}, "tiny-imagenet": {"name"}, "words": {"word"}, "demo": {"drawing", "photo"},
-        "written": {"word"}, "restyled": {"word"}, "pasted": set(), "sentences": set(),
+        "things": {"word"}, "written": {"word"}, "restyled": {"word"}, "pasted": set(), "sentences": set(),
     }.items():  # fmt: skip
         part = parts[name]
         records = list(part.records())
@@ -69,6 +69,18 @@ def test_parts_have_records_with_the_texts_of_their_kind(data: TrainingData) -> 
         found = {kind for record in records for kind, _ in part.texts(record)}
         assert found == kinds, name
         assert part.mirrored == (name in ("flickr8k", "tiny-imagenet"))
+
+
+def test_every_word_is_written_once_beside_its_plain_picture(data: TrainingData) -> None:
+    plain, things = known_keys(data.known_words), data.things()
+    written = [record.captions[0] for record in data.written()]
+    assert len(set(things)) == len(things) and not plain & set(things)
+    assert len(set(written)) == len(written) and not (plain | set(things)) & set(written)
+    assert set(data.words()) <= plain | set(things) | set(written)
+    captions = " ".join(caption.lower() for record in data.flickr() for caption in record.captions)
+    assert {"bench", "grass", "knife", "pillow"} <= set(things) and "medline" in written
+    assert sum(word in captions for word in things) > 0.6 * len(things)
+    assert sum(word in captions for word in written) < 0.4 * len(written)
 
 
 def test_every_class_name_is_among_the_words_that_are_pasted(data: TrainingData) -> None:

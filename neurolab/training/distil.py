@@ -183,6 +183,13 @@ class Distillation:
         self.recipe, self.data, self.accelerator, self.workers = recipe, data, accelerator, workers
         self.checkpoint = run / "image-tower.pt"
         self.epochs = planned_epochs(recipe, data)
+        self.origin: dict[str, str | int | list[str]] = {
+            "recipe": recipe.image_side(),
+            "parts": ",".join(data.names),
+            "embeddings": data.digest(),
+            # Batch statistics are each process's own.
+            "processes": accelerator.num_processes,
+        }
         device = accelerator.device
         self.mean, self.std = (torch.tensor(v, device=device)[:, None, None] for v in (MEAN, STD))
         self.embeddings, self.part_of = data.embeddings.to(device), data.part_of.to(device)
@@ -202,14 +209,7 @@ class Distillation:
 
     def made_of(self, epochs: int) -> dict[str, str | int | list[str]]:
         """What decides the weights after so many epochs."""
-        return {
-            "recipe": self.recipe.image_side(),
-            "epochs": [epoch.settings() for epoch in self.epochs[:epochs]],
-            "parts": ",".join(self.data.names),
-            "embeddings": self.data.digest(),
-            # Batch statistics are each process's own.
-            "processes": self.accelerator.num_processes,
-        }
+        return {**self.origin, "epochs": [epoch.settings() for epoch in self.epochs[:epochs]]}
 
     def _take(self, tower: nn.Module, size: int) -> None:
         """Go on with this tower, channels last (1.4 times as fast on the CPU), and a new optimizer."""

@@ -151,7 +151,7 @@ class TrainingData:
     def words(self) -> list[str]:
         return word_list(self.data, shortest=2)
 
-    def things(self) -> list[str]:
+    def thing_words(self) -> list[str]:
         """The words of the list without a known plain picture that say what the pictures show: that occur in
         captions of two photos or more, or in the names of classes and drawings."""
         plain, photos = known_keys(self.known_words), Counter[str]()
@@ -162,9 +162,12 @@ class TrainingData:
         named = said(names)
         return [word for word in self.words() if word not in plain and (photos[word] > 1 or word in named)]
 
+    def things(self) -> Iterator[Record]:
+        yield from written_records(self.thing_words())
+
     def written(self) -> Iterator[Record]:
         """The other words without a known plain picture, and frequent phrases of the captions."""
-        shown = known_keys(self.known_words) | set(self.things())
+        shown = known_keys(self.known_words) | set(self.thing_words())
         captions = (caption for record in self.flickr() for caption in record.captions)
         rarer = [word for word in self.words() if word not in shown]
         yield from written_records([*rarer, *frequent_phrases(captions, 1000)])
@@ -197,7 +200,7 @@ class TrainingData:
             Part("tiny-imagenet", partial(self.tiny, True), class_texts, self.known_tiny, mirrored=True),
             Part("words", self.plain_words, word_texts, self.known_words),
             Part("demo", partial(self.demo, "drawing", "photo"), demo_texts),
-            Part("things", lambda: written_records(self.things()), word_texts),
+            Part("things", self.things, word_texts),
             Part("written", self.written, word_texts),
             Part("restyled", self.restyled, word_texts),
             Part("pasted", self.pasted, no_texts),

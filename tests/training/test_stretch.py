@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from neurolab.errors import TrainingError
 from neurolab.training.dataset import Prepared
-from neurolab.training.distil import build_tower
+from neurolab.training.distil import MEAN, STD, build_tower
 from neurolab.training.stretch import mean_length, stretch
 from neurolab.training.text_pairs import photo_mean
 from tests.training.conftest import TINY
@@ -43,15 +43,14 @@ def test_a_factor_of_one_leaves_the_weights_alone(tower: nn.Module, prepared: Pr
 
 def test_the_length_is_that_of_the_photos(tower: nn.Module, prepared: Prepared) -> None:
     """Not of the written words, which have a length of their own."""
+    mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
     with torch.inference_mode():
-        pixels = prepared.pictures(prepared.mirrored.nonzero()[:, 0].tolist()).permute(0, 3, 1, 2).float()
-        small = F.interpolate(pixels / 255, size=32, mode="bilinear", antialias=True)
-        mean, std = (
-            torch.tensor([0.48145466, 0.4578275, 0.40821073]),
-            torch.tensor([0.26862954, 0.26130258, 0.27577711]),
-        )
-        norms = tower((small - mean[:, None, None]) / std[:, None, None]).norm(dim=-1)
-    assert mean_length(tower, prepared, 32, seed=0) == pytest.approx(norms.mean().item(), rel=1e-4)
+        pixels = prepared.pictures(range(len(prepared))).permute(0, 3, 1, 2).float() / 255
+        small = F.interpolate(pixels, size=32, mode="bilinear", antialias=True)
+        norms = tower((small - mean) / std).norm(dim=-1)
+    length = mean_length(tower, prepared, 32, seed=0)
+    assert length == pytest.approx(norms[prepared.mirrored].mean().item(), rel=1e-6)
+    assert length != pytest.approx(norms.mean().item(), rel=1e-6)
 
 
 def test_a_recipe_stretches_by_something() -> None:

@@ -28,6 +28,7 @@ from neurolab.training.recipe import PartPlan, Recipe
 from neurolab.training.stretch import stretch
 from neurolab.training.text_pairs import TextPairs
 from neurolab.training.text_tower import train_text_tower
+from neurolab.training.whitening import whiten_texts
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +136,7 @@ def train_pocket(
         write_tokenizer(out / TOKENIZER, recipe.text["vocab_size"])
     accelerator.wait_for_everyone()
     train_text_tower(clip, tokenizer_from(out), recipe, pairs, accelerator)
+    whiten_texts(clip, prepared, recipe.text_whitening)
     if accelerator.is_main_process:
         write_weights(out / WEIGHTS, clip.state_dict())
         atomic_write_bytes(out / "recipe.json", (recipe.to_json() + "\n").encode())

@@ -48,8 +48,9 @@ class Recipe:
     names are those of neurolab.training.parts). The image tower is trained at growing image sizes
     (progressive resizing): an epoch at 64 px costs less than half of one at 96 px and teaches most of what
     the later ones refine. `stretch` is how far its embeddings are moved from their mean at the end
-    (neurolab.training.stretch). Learning rates are Muon's (neurolab.training.optimizer). `mixed_precision` is
-    accelerate's: "no" or "bf16".
+    (neurolab.training.stretch), `text_whitening` how far, from 0 to 1, the texts' are whitened
+    (neurolab.training.whitening). Learning rates are Muon's (neurolab.training.optimizer).
+    `mixed_precision` is accelerate's: "no" or "bf16".
     Raises TrainingError for settings that could not be trained to the end.
     """
 
@@ -77,6 +78,7 @@ class Recipe:
     text_weight_decay: float = 0.05
     text_temperature: float = 0.02
     text_cosine_weight: float = 1.0
+    text_whitening: float = 0.0
     text_repeats: dict[str, int] = field(default_factory=lambda: {"caption": 2, "name": 8, "drawing": 2})
     seed: int = 0
 
@@ -89,6 +91,8 @@ class Recipe:
             raise TrainingError(f"pictures are prepared at {self.prepared_size} px, smaller than a stage's")
         if self.stretch <= 0:
             raise TrainingError(f"stretch is a factor above 0, not {self.stretch}")
+        if not 0 <= self.text_whitening <= 1:
+            raise TrainingError(f"text_whitening is a share from 0 to 1, not {self.text_whitening}")
         if self.mixed_precision not in ("no", "bf16"):
             raise TrainingError(f'mixed_precision is "no" or "bf16", not {self.mixed_precision!r}')
         named: list[tuple[str, Mapping[str, float], Iterable[str]]] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ import torch
 from PIL import Image
 
 from neurolab.models.zoo import Model
+
+# A shell starts background jobs with Ctrl-C ignored, and then no test could press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

@@ -173,13 +173,9 @@ class Direction(Reading):
         super().__init__(site, Place(where), f"{site}/{name}", numbers[None])
 
     def at_places(self, activation: Tensor) -> Tensor:
-        values = activation.float() if activation.ndim != 4 else activation.float().permute(0, 2, 3, 1)
+        values = units_last(activation)
         vectors = self.numbers.reshape(-1, *[1] * (values.ndim - 2), self.numbers.shape[-1])
-        dots = (values * vectors).sum(-1)
-        if not self.power:
-            return dots
-        lengths = (values.norm(dim=-1) + 1e-4) * (vectors.norm(dim=-1) + 1e-4)  # 1e-4: as lucid has it
-        return dots * (dots / lengths).clamp_min(0.1) ** self.power
+        return along(values, vectors, self.power)
 
     def describe(self) -> str:
         return f"{self.name} * cos^{self.power:g}"
@@ -193,6 +189,20 @@ class Direction(Reading):
 
     def signature(self) -> Hashable:
         return *super().signature(), self.power  # type: ignore[misc]
+
+
+def units_last(activation: Tensor) -> Tensor:
+    """Activations as float32 [batch, ..., units]."""
+    return activation.float() if activation.ndim != 4 else activation.float().permute(0, 2, 3, 1)
+
+
+def along(values: Tensor, vectors: Tensor, power: float) -> Tensor:
+    """dot * max(0.1, cos)^power of values and vectors [..., units], lucid's: [...]."""
+    dots = (values * vectors).sum(-1)
+    if not power:
+        return dots
+    lengths = (values.norm(dim=-1) + 1e-4) * (vectors.norm(dim=-1) + 1e-4)  # 1e-4: as lucid has it
+    return dots * (dots / lengths).clamp_min(0.1) ** power
 
 
 class Constant(Objective):

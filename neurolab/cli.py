@@ -161,6 +161,12 @@ def render(
     ] = None,
     count: Annotated[int, typer.Option(help="How many units to draw where none is named.")] = 48,
     out: Annotated[Path, typer.Option(help="Where PNG files go without an atlas.")] = Path("pictures"),
+    method: Annotated[
+        str, typer.Option(help='How to draw: "fourier", "maco", "pyramid", "cppn" or "pixels".')
+    ] = "fourier",
+    spectrum: Annotated[
+        Path | None, typer.Option(help="For maco: what `neurolab spectrum` wrote. Default: the demo set's.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Steps of gradient ascent.")] = 256,
     size: Annotated[
         int | None, typer.Option(help="Side of the picture in pixels; default: the model's input.")
@@ -172,8 +178,16 @@ def render(
     from neurolab.analysis.search import require_model
     from neurolab.analysis.selectivity import most_selective
     from neurolab.atlas import open_atlas
+    from neurolab.featurevis.methods import find_method, maco
     from neurolab.featurevis.render import render as draw
+    from neurolab.featurevis.spectrum import Spectrum
 
+    if spectrum and method != "maco":
+        raise typer.BadParameter("only maco draws with a spectrum")
+    try:
+        chosen = maco(Spectrum.load(spectrum)) if spectrum else find_method(method)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     opened = open_atlas(atlas) if atlas else None
     loaded = load(model, weights, pretrained, device)
     if opened:
@@ -184,7 +198,7 @@ def render(
         units = [
             unit for site in opened.sites for unit in most_selective(opened, site, count // len(opened.sites))
         ]
-    pictures = draw(loaded, units, size=size, seed=seed, steps=steps)
+    pictures = draw(loaded, units, method=chosen, size=size, seed=seed, steps=steps)
     if opened:
         opened.add_pictures(pictures)
         console.print(f"{len(pictures)} pictures added to {atlas}")
@@ -192,6 +206,22 @@ def render(
         path = out / (picture.name.replace("/", "-").replace(":", ".") + ".png")
         picture.save(path)
         console.print(str(path))
+
+
+@app.command()
+def spectrum(
+    source: Annotated[str, typer.Argument(help='A folder, tar shards, Parquet, "hf:NAME" or "demo".')],
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("spectrum.npz"),
+    side: Annotated[int, typer.Option(help="Images are reduced to squares of so many pixels.")] = 128,
+    limit: Annotated[int | None, typer.Option(help="Use only the first images of the source.")] = None,
+    workers: Annotated[int, typer.Option(help="Decode processes.")] = 0,
+) -> None:
+    """Measure the mean Fourier spectrum of a source's images, which `render --method maco` draws with."""
+    from neurolab.featurevis.spectrum import mean_spectrum
+
+    found = mean_spectrum(source, side=side, limit=limit, workers=workers)
+    found.save(out)
+    console.print(f"{out}: the mean of {found.images} images, {found.side} x {found.side} pixels")
 
 
 @app.command()

@@ -30,7 +30,7 @@ except SystemExit:
     assert "torch" not in sys.modules
 """
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    for command in ("sites", "build", "info", "render", "explore", "train"):
+    for command in ("sites", "build", "info", "render", "spectrum", "explore", "train"):
         assert command in output
 
 
@@ -68,6 +68,29 @@ def test_a_build_its_summary_and_a_picture(image_folder: Path, tmp_path: Path) -
     run("render", "pocket", "layer4.1/3", "--steps", "2", "--out", tmp_path / "png")
     (picture,) = (tmp_path / "png").glob("*.png")
     assert Image.open(picture).mode == "RGB"
+
+
+def test_a_spectrum_and_a_picture_with_it(image_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "spectrum.npz"
+    assert "24 images" in run("spectrum", image_folder, "--out", file, "--side", "32")
+    drawing = ("render", "pocket", "layer4.1/3", "--steps", "2", "--size", "48")
+    run(*drawing, "--method", "maco", "--spectrum", file, "--out", tmp_path / "own")
+    run(*drawing, "--method", "maco", "--out", tmp_path / "demo")
+    own, demo = (next((tmp_path / name).glob("*.png")).read_bytes() for name in ("own", "demo"))
+    assert own != demo
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "oil"), "choose one of fourier, pixels, pyramid, cppn, maco, vit"),
+        (("--spectrum", "some.npz"), "only maco draws with a spectrum"),
+    ],
+)
+def test_a_wrong_method_is_named(options: tuple[str, ...], message: str) -> None:
+    result = CliRunner().invoke(app, ["render", "pocket", "layer4.1/3", *options])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
 
 
 def test_an_error_is_one_message_and_exit_code_1(

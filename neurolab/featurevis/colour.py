@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,3 +39,12 @@ def to_rgb(image: Tensor, decorrelated: bool = True) -> Tensor:
     and never leave it out.)
     """
     return torch.sigmoid(correlate(image) if decorrelated else image)
+
+
+def from_rgb(images: np.ndarray) -> np.ndarray:
+    """What `to_rgb` makes images of: [batch, 3, height, width] of RGB in [0, 1] [batch, height, width, 3].
+
+    Colours are moved to 0.02 to 0.98 first: the sigmoid gives no 0 and no 1.
+    """
+    clipped = np.clip(images.astype(np.float64), 0.02, 0.98)
+    return np.einsum("cr,bhwr->bchw", np.linalg.inv(colour_matrix().numpy()), np.log(clipped / (1 - clipped)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,51 +13,58 @@ import torch
 from torch import Tensor
 
 from neurolab.featurevis.batch import BatchObjective
+from neurolab.featurevis.methods import Method, find_method
 from neurolab.featurevis.objectives import Objective, as_objective
-from neurolab.featurevis.parametrization import Maker, Parametrization, find_parametrization
+from neurolab.featurevis.parametrizations.base import Maker, Parametrization
 from neurolab.featurevis.picture import Picture
 from neurolab.featurevis.progress import Report, progress_bar
-from neurolab.featurevis.transforms import Frame, Transform, Views, find_transforms
+from neurolab.featurevis.regularizers import PICTURE
+from neurolab.featurevis.rescue import redirected_relus
+from neurolab.featurevis.transforms import AnyTransform, Frame, Views, find_transforms
 from neurolab.models.capture import capture
 from neurolab.models.zoo import Model
 
-DEAD_AFTER = 16  # steps without any gradient until a unit is called dead
+RESCUED = 16  # steps in which gradients are helped through ReLUs, as lucid's; what is dead then stays dead
 
 
 def render(
     model: Model,
     units: Sequence[str | Objective] | str | Objective,
     *,
+    method: str | Method | Maker = "fourier",
     size: int | tuple[int, int] | None = None,
     steps: int = 256,
-    lr: float = 0.05,
     seed: int | Sequence[int] = 0,
-    parametrization: str | Maker = "fourier",
-    transforms: str | Sequence[Transform] = "standard",
-    border: float | str = 0.5,
-    views: int = 1,
+    transforms: str | Sequence[AnyTransform] | None = None,
+    border: float | str | None = None,
+    views: int | None = None,
+    lr: float | None = None,
     batch_size: int = 16,
     progress: bool = True,
 ) -> list[Picture]:
     """Draw a picture for each unit, all units of a batch in one run.
 
-    units: "SITE/89", or objectives (`neurolab.featurevis.objectives`). size: of the pictures, one side or
-    (height, width); default, the model's input; of larger ones the network sees windows. seed: one for all or
-    one per unit; a picture depends on its own objective, seed and these settings, not on the others (up to
-    the rounding of the network's sums, which depends on the batch's size). parametrization: "fourier",
-    "pixels" or a callable (seeds, size) -> Parametrization. transforms: "standard", "lucid", "none" or a
-    list; border: the grey level around the picture, or "reflect". views: of each picture at each step, each
-    with its own draw of the transforms; the objective is their mean. lr: Adam's.
+    units: "SITE/89", or objectives (`neurolab.featurevis.objectives`). method: "fourier", "maco", "pyramid",
+    "cppn" or "pixels" (`neurolab.featurevis.parametrizations`), a Method, or a callable (seeds, size) ->
+    Parametrization. It decides the rest where nothing else is asked for:
 
-    Ctrl-C ends the drawing and gives the pictures as they are then. Warns of units whose gradient stays zero.
+    size: of the pictures, one side or (height, width); by most methods, the model's input; of larger ones the
+    network sees windows. seed: one for all or one per unit; a picture depends on its own objective, seed and
+    these settings, not on the others (up to the rounding of the network's sums, which depends on the batch's
+    size). transforms: "standard", "lucid", "crops", "none" or a list; border: the grey level around the
+    picture, or "reflect". views: of each picture at each step, each with its own draw of the transforms; the
+    objective is their mean. lr: the optimizer's.
+
+    Where a unit has no gradient at first, ReLUs let one through to it for some steps (lucid's rescue, each
+    picture's its own). Warns of units whose gradient stays zero. Ctrl-C ends the drawing and gives the
+    pictures as they are then.
     Raises UnknownSiteError for units that the model does not have.
     """
     chosen = [units] if isinstance(units, str | Objective) else list(units)
     objectives = [as_objective(unit).bind(model) for unit in chosen]
     seeds = _one_each(seed, len(objectives))
-    frame = Frame(_pair(size or model.image_size), model.image_size)
-    maker, moves = find_parametrization(parametrization), find_transforms(transforms, frame)
-    recipe = Recipe(frame, steps, lr, maker, moves, border, views)
+    way = find_method(method).changed(transforms, border, views, lr)
+    recipe = Recipe.of(way, model.image_size, size, steps)
     pictures: list[Picture] = []
     batches = range(0, len(objectives), batch_size)
     with progress_bar(steps * len(batches), progress) as report, torch.enable_grad():
@@ -77,29 +85,37 @@ def render(
 
 @dataclass(frozen=True)
 class Recipe:
-    """How pictures are drawn; the arguments of `render`, looked up."""
+    """A method for pictures and views of given sizes, and so many steps of it."""
 
+    method: Method
     frame: Frame
+    transforms: tuple[AnyTransform, ...]
     steps: int
-    lr: float
-    parametrization: Maker
-    transforms: tuple[Transform, ...]
-    border: float | str
-    views: int
+
+    @classmethod
+    def of(
+        cls, method: Method, view: tuple[int, int], size: int | tuple[int, int] | None, steps: int
+    ) -> Recipe:
+        """The recipe for a network whose input is `view`."""
+        own = (round(view[0] * method.enlarged), round(view[1] * method.enlarged))
+        frame = Frame(own if size is None else _pair(size), view)
+        return cls(method, frame, find_transforms(method.transforms, frame), steps)
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.views, *self.frame.picture) < 1:
-            given = f"{self.steps}, {self.views}, {self.frame.picture}"
+        if min(self.steps, self.method.views, *self.frame.picture) < 1:
+            given = f"{self.steps}, {self.method.views}, {self.frame.picture}"
             raise ValueError(f"steps, views and size must be at least 1, not {given}")
 
     def settings(self) -> dict[str, Any]:
         return {
             "size": list(self.frame.picture),
-            "lr": self.lr,
-            "optimizer": "adam",
+            "lr": self.method.lr,
+            "schedule": self.method.schedule,
+            "penalty": self.method.penalty.formula if self.method.penalty else None,
+            "optimizer": getattr(self.method.optimizer, "__name__", repr(self.method.optimizer)).lower(),
             "transforms": [repr(transform) for transform in self.transforms],
-            "border": self.border,
-            "views": self.views,
+            "border": self.method.border,
+            "views": self.method.views,
         }
 
 
@@ -110,50 +126,75 @@ class Ascent:
         self, model: Model, objectives: Sequence[Objective], seeds: Sequence[int], recipe: Recipe
     ) -> None:
         self.model, self.objectives, self.seeds, self.recipe = model, objectives, seeds, recipe
-        self.image: Parametrization = recipe.parametrization(seeds, recipe.frame.picture).to(model.device)
+        method = recipe.method
+        self.image: Parametrization = method.parametrization(seeds, recipe.frame.picture).to(model.device)
         self.views = Views(
             recipe.transforms,
             seeds,
             recipe.frame,
             steps=recipe.steps,
-            count=recipe.views,
-            border=recipe.border,
+            count=method.views,
+            border=method.border,
             device=model.device,
         )
-        members = [objective for objective in objectives for _ in range(recipe.views)]
+        penalty = method.penalty.bind(model) if method.penalty else None
+        drawn = [objective - penalty if penalty else objective for objective in objectives]
+        members = [objective for objective in drawn for _ in range(method.views)]
         self.objective = BatchObjective(members, model.device)
-        self.optimizer = torch.optim.Adam(self.image.parameters(), lr=recipe.lr)
+        self.optimizer = method.optimizer(self.image.parameters(), lr=method.lr)
         self.history: list[Tensor] = []
+        self.dead = torch.zeros(len(objectives), dtype=torch.bool, device=model.device)
 
     def run(self, report: Report) -> None:
         """Take all steps."""
         names = f"{self.objectives[0].name}{' ...' if len(self.objectives) > 1 else ''}"
-        with capture(self.model, self.objective.sites) as acts:
+        judged = min(RESCUED, self.recipe.steps) - 1
+        sites = [site for site in self.objective.sites if site != PICTURE]
+        with capture(self.model, sites) as acts:
             for step in range(self.recipe.steps):
-                report(names, self.step(acts, step))
-                if step + 1 == min(DEAD_AFTER, self.recipe.steps):
-                    self.warn_of_dead()
+                with self.rescue() if step < judged else nullcontext():
+                    report(names, self.step(acts, step))
+                if step < judged:
+                    self.dead |= self.blocked()
+                elif step == judged:
+                    self.warn_of_dead(self.blocked())
 
     def step(self, acts: capture, step: int) -> Tensor:
         """One step up; the objectives [batch] before it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.method.lr_at(step, self.recipe.steps)
         self.optimizer.zero_grad(set_to_none=True)
-        seen = self.views(self.image(), step)
+        views, pictures = self.recipe.method.views, self.image()
+        seen = self.views(pictures, step)
         self.model.encode_image(seen.contiguous(memory_format=torch.channels_last))
-        values = self.objective(acts).unflatten(0, (-1, self.recipe.views)).mean(1)
+        read = {site: acts[site] for site in self.objective.sites if site != PICTURE}
+        if PICTURE in self.objective.sites:
+            read[PICTURE] = pictures.repeat_interleave(views, 0)
+        values = self.objective(read).unflatten(0, (-1, views)).mean(1)
         # The sum: the gradient of item i is that of its own objective, whatever the batch's size.
         (-values.sum()).backward()
         self.optimizer.step()
+        self.image.settle()
         self.history.append(values.detach())
         return self.history[-1]
 
-    def warn_of_dead(self) -> None:
-        """Warn of the items no parameter of which has ever had a gradient; Adam's second moment remembers."""
-        moments = [self.optimizer.state[p]["exp_avg_sq"].flatten(1) for p in self.image.parameters()]
-        alive = torch.stack([moment.any(1) for moment in moments]).any(0).tolist()
-        dead = [o.name for o, lives in zip(self.objectives, alive, strict=True) if not lives]
-        if dead:
+    def rescue(self) -> AbstractContextManager[None]:
+        """ReLUs that let a gradient through to the items that had none before, if there are any."""
+        if not self.dead.any():
+            return nullcontext()
+        return redirected_relus(self.model.module, self.dead.repeat_interleave(self.recipe.method.views))
+
+    def blocked(self) -> Tensor:
+        """Which items had no gradient in the last step: bool [batch]."""
+        gradients = [p.grad for p in self.image.parameters() if p.grad is not None]
+        return ~torch.stack([gradient.flatten(1).any(1) for gradient in gradients]).any(0)
+
+    def warn_of_dead(self, dead: Tensor) -> None:
+        """Warn of the items that still have no gradient of their own."""
+        if dead.any():
+            names = ", ".join(o.name for o, none in zip(self.objectives, dead.tolist(), strict=True) if none)
             warnings.warn(
-                f"no gradient in {len(self.history)} steps, so the picture stays grey: {', '.join(dead)}. "
+                f"no gradient after {len(self.history)} steps, so the picture shows nothing: {names}. "
                 "A unit that is read after its ReLU has none while it is silent: draw it before the ReLU "
                 "(the port :in of the activation function's module), or start from another seed",
                 stacklevel=4,

@@ -7,11 +7,13 @@ import hashlib
 import torch
 
 
-def generator(seed: int, purpose: str) -> torch.Generator:
-    """A CPU generator for one purpose of one picture.
+def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for one purpose of one picture.
 
-    Always on the CPU, so that a seed gives the same start and the same transforms on every device. Streams of
-    different purposes are independent: a longer start does not shift the transforms.
+    On the CPU a seed gives the same numbers for every device that they are moved to: starts and the places of
+    transforms are drawn so. What is as large as the picture itself at every step (noise) is drawn on the
+    device, whose numbers are its own. Streams of different purposes are independent: a longer start does not
+    shift the transforms.
     """
     digest = hashlib.sha256(f"{int(seed)}\0{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -53,13 +53,30 @@ class Window(Transform):
         if not 0 < self.low <= self.high <= 1:
             raise ValueError(f"shares of a window must be 0 < low <= high <= 1, not {self.low}, {self.high}")
 
+    def shares(self, count: int, random: torch.Generator) -> Tensor:
+        """[count] shares."""
+        return uniform(count, self.low, self.high, random)
+
     def draw(self, count: int, frame: Frame, random: torch.Generator) -> Tensor:
         (height, width), (view_height, view_width) = frame.picture, frame.view
-        share = uniform(count, self.low, self.high, random)
+        share = self.shares(count, random)
         zoom = share * min(height / view_height, width / view_width)  # picture pixels per view pixel
         place = torch.rand(count, 2, generator=random) - 0.5
         room = torch.stack([width - zoom * view_width, height - zoom * view_height], dim=1)
         return matrices(zoom, torch.zeros(count), place * room)
+
+
+@dataclass(frozen=True)
+class NormalWindow(Window):
+    """A window whose share of the largest that fits is normal, cut off at `low` and `high`; its place is
+    uniform among those inside the picture. MACO's crops are so."""
+
+    low: float = 0.05
+    mean: float = 0.25
+    sd: float = 0.1
+
+    def shares(self, count: int, random: torch.Generator) -> Tensor:
+        return (self.mean + self.sd * torch.randn(count, generator=random)).clamp(self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,65 @@ class Rotate(Transform):
     def draw(self, count: int, frame: Frame, random: torch.Generator) -> Tensor:
         angle = choice(self.degrees, count, random) * (math.pi / 180)
         return matrices(torch.ones(count), angle, torch.zeros(count, 2))
+
+
+class PixelTransform(ABC):
+    """A random change of the colours of a view, after all that moves them."""
+
+    @abstractmethod
+    def __call__(self, views: Tensor, randoms: Sequence[torch.Generator], done: float) -> Tensor:
+        """Changed views [pictures, views, 3, height, width].
+
+        randoms: one a picture, on their device. done: the share of the run's steps that lies behind.
+        """
+
+
+@dataclass(frozen=True)
+class Noise(PixelTransform):
+    """Noise that is uniform in [-level, level], in every colour of every pixel of every view alone."""
+
+    level: float
+
+    def __call__(self, views: Tensor, randoms: Sequence[torch.Generator], done: float) -> Tensor:
+        return views + self.level * symmetric(views.shape[1:], randoms)
+
+
+@dataclass(frozen=True)
+class ColourJitter(PixelTransform):
+    """(colour - a) / exp(b) in each channel of each view, with a uniform in [-shift, shift] and b in [-scale,
+    scale]: what survives is no matter of one colour (Ghiasi et al., "What do Vision Transformers Learn?",
+    2022)."""
+
+    shift: float = 1.0
+    scale: float = 1.0
+
+    def __call__(self, views: Tensor, randoms: Sequence[torch.Generator], done: float) -> Tensor:
+        shift, scale = symmetric((2, *channels(views)), randoms).unbind(1)
+        return (views - self.shift * shift) / (self.scale * scale).exp()
+
+
+@dataclass(frozen=True)
+class ColourNoise(PixelTransform):
+    """Normal noise of one number for each channel of each view, its standard deviation falling linearly from
+    `sd` to 0 over the run (Ghiasi et al. 2022)."""
+
+    sd: float = 0.5
+
+    def __call__(self, views: Tensor, randoms: Sequence[torch.Generator], done: float) -> Tensor:
+        shape = channels(views)
+        drawn = [torch.randn(shape, generator=random, device=random.device) for random in randoms]
+        return views + self.sd * (1 - done) * torch.stack(drawn)
+
+
+def channels(views: Tensor) -> tuple[int, ...]:
+    """The shape of a number for each view's channel: (views, 3, 1, 1)."""
+    return *views.shape[1:3], 1, 1
+
+
+def symmetric(shape: Sequence[int], randoms: Sequence[torch.Generator]) -> Tensor:
+    """[pictures, *shape] numbers, uniform in [-1, 1]."""
+    drawn = [torch.rand(tuple(shape), generator=random, device=random.device) for random in randoms]
+    return torch.stack(drawn) * 2 - 1
 
 
 def uniform(count: int, low: float, high: float, random: torch.Generator) -> Tensor:
@@ -141,15 +217,18 @@ def standard(frame: Frame) -> tuple[Transform, ...]:
     )
 
 
-TRANSFORMS: dict[str, Callable[[Frame], tuple[Transform, ...]]] = {
+AnyTransform = Transform | PixelTransform
+TRANSFORMS: dict[str, Callable[[Frame], tuple[AnyTransform, ...]]] = {
     "standard": standard,
     "lucid": lambda frame: LUCID,
+    "crops": lambda frame: (NormalWindow(), Noise(0.1)),
+    "vit": lambda frame: (Jitter(2 * min(frame.view) / 7), ColourJitter(), ColourNoise()),
     "none": lambda frame: (),
 }
 
 
-def find_transforms(name: str | Sequence[Transform], frame: Frame) -> tuple[Transform, ...]:
-    """The transforms of a name ("standard", "lucid", "none"); a sequence of them is given back as a tuple."""
+def find_transforms(name: str | Sequence[AnyTransform], frame: Frame) -> tuple[AnyTransform, ...]:
+    """The transforms of a name ("standard", "lucid", "crops", "vit", "none"); of a sequence, its tuple."""
     if not isinstance(name, str):
         return tuple(name)
     if name not in TRANSFORMS:
@@ -170,13 +249,13 @@ class Views:
     """The views of a batch of pictures at every step of a run, drawn beforehand.
 
     seeds: one per picture; count: views of each picture at each step. The first of `transforms` acts on the
-    picture first; without a `Window` among them, it is `natural_window`. border: the grey level outside the
-    picture, or "reflect".
+    picture first; without a `Window` among them, it is `natural_window`. Those of colours act after those of
+    places. border: the grey level outside the picture, "reflect", or "wrap", where the picture begins again.
     """
 
     def __init__(
         self,
-        transforms: Sequence[Transform],
+        transforms: Sequence[AnyTransform],
         seeds: Sequence[int],
         frame: Frame,
         *,
@@ -186,28 +265,38 @@ class Views:
         device: torch.device | str = "cpu",
     ) -> None:
         self.frame, self.border = frame, border
-        if not any(isinstance(transform, Window) for transform in transforms):
-            transforms = (natural_window(frame), *transforms)
-        drawn = [draw_maps(transforms, frame, steps * count, seed) for seed in seeds]
+        moves = [transform for transform in transforms if isinstance(transform, Transform)]
+        if not any(isinstance(move, Window) for move in moves):
+            moves.insert(0, natural_window(frame))
+        self.colours = [transform for transform in transforms if isinstance(transform, PixelTransform)]
+        self.randoms = [generator(seed, "colours", device) for seed in seeds]
+        drawn = [draw_maps(moves, frame, steps * count, seed) for seed in seeds]
         # [steps, pictures, views, 2, 3]
         self.maps = torch.stack(drawn, dim=1).unflatten(0, (steps, count)).transpose(1, 2).to(device)
 
     def __call__(self, pictures: Tensor, step: int) -> Tensor:
         """Views [batch * count, 3, height, width] of pictures [batch, 3, H, W]; a picture's are together."""
-        maps = self.maps[step]
+        seen = self.resampled(pictures, self.maps[step])
+        for change in self.colours:
+            seen = change(seen, self.randoms, step / len(self.maps))
+        return seen.flatten(0, 1)
+
+    def resampled(self, pictures: Tensor, maps: Tensor) -> Tensor:
+        """Views [batch, count, 3, height, width] of pictures by their maps [batch, count, 2, 3]."""
         batch, count = maps.shape[:2]
         height, width = self.frame.view
         grid = F.affine_grid(maps.flatten(0, 1), [batch * count, 3, height, width], align_corners=False)
         # A picture's views are sampled as one tall image, so that the picture is not copied for each.
         grid = grid.view(batch, count * height, width, 2)
-        if self.border == "reflect":
+        if self.border == "wrap":
+            grid = torch.remainder(grid + 1, 2) - 1
+            seen = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+        elif self.border == "reflect":
             seen = F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
         else:
             level = float(self.border)
             seen = F.grid_sample(pictures - level, grid, padding_mode="zeros", align_corners=False) + level
-        if count == 1:
-            return seen
-        return seen.unflatten(2, (count, height)).transpose(1, 2).flatten(0, 1)
+        return seen.unflatten(2, (count, height)).transpose(1, 2)
 
 
 def draw_maps(transforms: Sequence[Transform], frame: Frame, count: int, seed: int) -> Tensor:

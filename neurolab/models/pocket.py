@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurolab.errors import UnknownModelError
+from neurolab.shipped import shipped
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
@@ -18,15 +19,10 @@ CONFIG, WEIGHTS, TOKENIZER = "config.json", "weights.safetensors", "bpe.txt.gz"
 
 def pocket_folder() -> Path:
     """Where the pocket lies: in the installed package, or in assets/ of a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    candidates = [package / "assets" / "pocket", package.parent / "assets" / "pocket"]
-    for folder in candidates:
-        if (folder / CONFIG).is_file():
-            return folder
-    raise UnknownModelError(
-        f"the pocket's files are not in {candidates[0]} nor {candidates[1]}: reinstall neurolab, or make "
-        "them with `neurolab train pocket`"
-    )
+    try:
+        return shipped(f"pocket/{CONFIG}").parent
+    except FileNotFoundError as error:
+        raise UnknownModelError(f"{error}, or make the pocket with `neurolab train pocket`") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

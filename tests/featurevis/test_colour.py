@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurolab.featurevis.colour import colour_matrix, correlate, to_rgb
+from neurolab.featurevis.colour import colour_matrix, correlate, from_rgb, to_rgb
 
 # Rows transposed, as xplique, horama and others print it: an independent source of the same numbers.
 PRINTED = [[0.56283, 0.58448, 0.58448], [0.19483, 0.0, -0.19483], [0.04329, -0.10824, 0.06494]]
@@ -46,3 +46,9 @@ def test_independent_channels_become_correlated_colours() -> None:
     expected = m @ m.T / np.sqrt(np.outer((m**2).sum(1), (m**2).sum(1)))
     np.testing.assert_allclose(measured, expected, atol=0.02)
     assert measured[0, 1] > 0.8  # the transposed matrix gives far less
+
+
+def test_from_rgb_is_the_inverse_of_to_rgb() -> None:
+    numbers = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(from_rgb(to_rgb(numbers).permute(0, 2, 3, 1).numpy()), numbers, atol=1e-4)
+    assert np.isfinite(from_rgb(np.array([0.0, 1.0]).reshape(1, 1, 2, 1).repeat(3, -1))).all()

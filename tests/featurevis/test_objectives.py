@@ -10,7 +10,7 @@ from torch import Tensor
 from neurolab.errors import UnknownSiteError
 from neurolab.featurevis.batch import BatchObjective
 from neurolab.featurevis.objectives import Direction, Objective, Unit, as_objective, neuron
-from neurolab.featurevis.parametrization import FourierImage
+from neurolab.featurevis.parametrizations.fourier import FourierImage
 from neurolab.models.capture import capture
 from neurolab.models.sites import find_site
 from neurolab.models.zoo import Model

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,8 +10,13 @@ from scipy import ndimage, stats
 
 from neurolab.featurevis.seeds import generator
 from neurolab.featurevis.transforms import (
+    ColourJitter,
+    ColourNoise,
     Frame,
     Jitter,
+    Noise,
+    NormalWindow,
+    PixelTransform,
     Rotate,
     Scale,
     Transform,
@@ -220,3 +226,82 @@ def test_bad_names_and_shares_are_refused() -> None:
         Window(0.5, 1.5)
     assert find_transforms([Jitter(1)], FRAME) == (Jitter(1),)
     assert math.isclose(natural_window(FRAME).low, 1)
+
+
+def test_normal_window_is_normal_and_cut_off() -> None:
+    shares = draws(NormalWindow(mean=0.25, sd=0.1, low=0.05))[:, 0, 0]
+    inner = shares[(shares > 0.0501) & (shares < 1)]
+    low = (0.05 - 0.25) / 0.1
+    assert shares.min() == pytest.approx(0.05, abs=1e-6)
+    assert stats.kstest(inner, stats.truncnorm(low, 7.5, 0.25, 0.1).cdf).pvalue > SURE
+    cut = int((shares <= 0.0501).sum())
+    assert stats.binomtest(cut, N, stats.norm.cdf(low)).pvalue > SURE
+
+
+def test_normal_window_lies_inside_the_picture() -> None:
+    maps = draws(NormalWindow(mean=0.6, sd=0.2), Frame((100, 60), (32, 32)))
+    reach = maps[:, 0, 0] * 16
+    assert (np.abs(maps[:, 0, 2]) + reach <= 30 + 1e-3).all()
+    assert (np.abs(maps[:, 1, 2]) + reach <= 50 + 1e-3).all()
+
+
+def noisy(seeds: list[int], steps: int = 1, count: int = 1, level: float = 0.1) -> np.ndarray:
+    views = Views([Noise(level)], seeds, Frame((32, 32), (32, 32)), steps=steps, count=count)
+    grey = torch.full((len(seeds), 3, 32, 32), 0.5)
+    return np.stack([views(grey, step).numpy() for step in range(steps)]) - 0.5
+
+
+def test_noise_is_uniform_and_of_every_pixel_view_and_step_alone() -> None:
+    noise = noisy([1, 2], steps=3, count=2)
+    assert noise.shape == (3, 4, 3, 32, 32)
+    assert_uniform(noise.flatten(), -0.1, 0.1)
+    parts = noise.reshape(12, -1)
+    close = np.corrcoef(parts) - np.eye(12)
+    assert np.abs(close).max() < 0.12
+    assert np.abs(np.corrcoef(noise.transpose(2, 0, 1, 3, 4).reshape(3, -1)) - np.eye(3)).max() < 0.06
+
+
+def test_noise_is_that_of_the_pictures_own_seed() -> None:
+    alone, among = noisy([7], steps=2, count=2), noisy([3, 7, 9], steps=2, count=2)
+    np.testing.assert_array_equal(alone, among[:, 2:4])
+
+
+def coloured(change: PixelTransform, steps: int = 1, seeds: Sequence[int] = range(400)) -> np.ndarray:
+    """What black and white become: [steps, pictures, 2, 3]."""
+    views = Views([change], list(seeds), Frame((1, 2), (1, 2)), steps=steps)
+    picture = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2).expand(len(seeds), 3, 1, 2)
+    return np.stack([views(picture, step).numpy()[:, :, 0].swapaxes(1, 2) for step in range(steps)])
+
+
+def test_colour_jitter_shifts_and_stretches_every_channel_alone() -> None:
+    found = coloured(ColourJitter(0.8, 0.5), steps=4)
+    stretch = found[:, :, 1] - found[:, :, 0]
+    assert_uniform(np.log(stretch).flatten(), -0.5, 0.5)
+    assert_uniform((-found[:, :, 0] / stretch).flatten(), -0.8, 0.8)
+    assert np.abs(np.corrcoef(stretch.reshape(-1, 3).T) - np.eye(3)).max() < 0.15
+
+
+def test_colour_noise_moves_whole_channels_and_dies_away() -> None:
+    found = coloured(ColourNoise(0.5), steps=4)
+    np.testing.assert_allclose(found[:, :, 1] - found[:, :, 0], 1, atol=1e-5)
+    moved = found[:, :, 0]
+    assert stats.kstest(moved[0].flatten() / 0.5, "norm").pvalue > SURE
+    np.testing.assert_allclose(moved.std((1, 2)), 0.5 * (1 - np.arange(4) / 4), rtol=0.08)
+    assert np.abs(np.corrcoef(moved[0].T) - np.eye(3)).max() < 0.25
+
+
+def test_a_wrapped_picture_begins_again() -> None:
+    """A shift by whole pixels is numpy.roll's, in both directions."""
+    picture = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    views = Views([], [0], Frame((8, 8), (8, 8)), steps=1, border="wrap")
+    for right, down in ((3, 0), (-2, 5)):
+        views.maps[0, 0, 0] = torch.tensor([[1.0, 0, -2 * right / 8], [0, 1, -2 * down / 8]])
+        expected = np.roll(picture.numpy(), (down, right), (2, 3))
+        np.testing.assert_allclose(views(picture, 0), expected, atol=1e-5)
+
+
+def test_views_without_noise_are_those_with_noise_of_no_level() -> None:
+    picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    frame = Frame((32, 32), (32, 32))
+    plain = Views([Jitter(4)], [1], frame, steps=1)(picture, 0)
+    assert torch.equal(Views([Jitter(4), Noise(0.0)], [1], frame, steps=1)(picture, 0), plain)

@@ -1,24 +1,14 @@
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurolab.featurevis.parametrization import (
-    FourierImage,
-    Parametrization,
-    PixelImage,
-    find_parametrization,
-    frequencies,
-    spectrum_scale,
-)
+from neurolab.featurevis.parametrizations.base import frequencies
+from neurolab.featurevis.parametrizations.fourier import FourierImage, spectrum_scale
 from tests.featurevis.test_colour import numpy_to_rgb
 
 SIZES = st.tuples(st.integers(1, 23), st.integers(1, 23))
-BOTH = pytest.mark.parametrize("make", [FourierImage, PixelImage])
-Make = Callable[..., Parametrization]
 
 
 def numpy_fourier(coefficients: np.ndarray, size: tuple[int, int], decay: float) -> np.ndarray:
@@ -94,48 +84,6 @@ def test_amplitudes_fall_with_frequency_as_promised(decay: float, slope: float) 
     assert fitted == pytest.approx(slope, abs=0.05)
 
 
-@BOTH
-def test_start_has_the_standard_deviation_asked_for(make: Make) -> None:
-    (values,) = make(list(range(4)), (64, 64), sd=0.03).parameters()
-    assert values.std().item() == pytest.approx(0.03, rel=0.02)
-    assert values.mean().item() == pytest.approx(0, abs=0.001)
-
-
-@BOTH
-def test_start_depends_on_the_items_own_seed_only(make: Make) -> None:
-    (alone,) = make([5], (16, 18)).parameters()
-    (first,) = make([5, 6, 7], (16, 18)).parameters()
-    (last,) = make([9, 5, 5], (16, 18)).parameters()
-    assert torch.equal(alone[0], first[0])
-    assert torch.equal(alone[0], last[1])
-    assert torch.equal(last[1], last[2])
-    assert not torch.equal(last[0], last[1])
-    one, two = make([5], (16, 18))().detach(), make([9, 5], (16, 18))().detach()
-    torch.testing.assert_close(two[1], one[0], atol=1e-7, rtol=0)
-
-
-@BOTH
-def test_global_generator_is_neither_read_nor_moved(make: Make) -> None:
-    torch.manual_seed(1)
-    (first,) = make([0], (8, 8)).parameters()
-    after = torch.get_rng_state()
-    torch.manual_seed(1)
-    assert torch.equal(after, torch.get_rng_state())
-    torch.manual_seed(2)
-    (second,) = make([0], (8, 8)).parameters()
-    assert torch.equal(first, second)
-
-
-@BOTH
-def test_items_do_not_share_gradients(make: Make) -> None:
-    image = make([0, 1, 2], (6, 5))
-    image()[1].square().sum().backward()
-    (values,) = image.parameters()
-    assert values.grad is not None
-    assert values.grad[1].any()
-    assert not values.grad[[0, 2]].any()
-
-
 def test_fourier_gradient_is_that_of_finite_differences() -> None:
     image = FourierImage([0], (4, 5)).double()
     weights = torch.randn(1, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -144,17 +92,3 @@ def test_fourier_gradient_is_that_of_finite_differences() -> None:
         return (torch.func.functional_call(image, {"spectrum": spectrum}, ()) * weights).sum()
 
     assert torch.autograd.gradcheck(value, image.spectrum.detach().requires_grad_())
-
-
-def test_pixels_agree_with_numpy() -> None:
-    image = PixelImage([4], (3, 5), sd=1.0)
-    np.testing.assert_allclose(image().detach(), numpy_to_rgb(image.pixels.detach().numpy()), atol=2e-5)
-
-
-def test_found_by_name_or_as_they_are() -> None:
-    assert find_parametrization("fourier") is FourierImage
-    assert find_parametrization(PixelImage) is PixelImage
-    with pytest.raises(ValueError, match="fourier, pixels"):
-        find_parametrization("furrier")
-    with pytest.raises(ValueError, match="at least one seed"):
-        FourierImage([], (4, 4))

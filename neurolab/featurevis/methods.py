@@ -1,0 +1,122 @@
+"""The ways to draw, as data: what is moved, how it is looked at, how fast it moves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from PIL import Image
+
+from neurolab.featurevis.objectives import Objective
+from neurolab.featurevis.parametrizations.base import Maker
+from neurolab.featurevis.parametrizations.cppn import CppnImage
+from neurolab.featurevis.parametrizations.fourier import FourierImage
+from neurolab.featurevis.parametrizations.maco import MacoImage
+from neurolab.featurevis.parametrizations.pixels import BoundedPixels, PixelImage
+from neurolab.featurevis.parametrizations.pyramid import PyramidImage
+from neurolab.featurevis.parametrizations.seeded import SeededImage
+from neurolab.featurevis.regularizers import Distance, TotalVariation
+from neurolab.featurevis.spectrum import Spectrum
+from neurolab.featurevis.transforms import AnyTransform
+
+Optimizer = Callable[..., torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What `render` does where its caller asks for nothing else.
+
+    parametrization: makes the pictures from (seeds, size). transforms, views, border: as `render` has them.
+    lr: the optimizer's, and schedule, "constant" or "cosine" (to 0 at the end). penalty: what is subtracted
+    from every objective. enlarged: how much larger than the model's input a picture is.
+    """
+
+    parametrization: Maker
+    transforms: str | Sequence[AnyTransform] = "standard"
+    lr: float = 0.05
+    schedule: str = "constant"
+    optimizer: Optimizer = torch.optim.Adam
+    views: int = 1
+    border: float | str = 0.5
+    penalty: Objective | None = None
+    enlarged: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("constant", "cosine"):
+            raise ValueError(f'schedule is "constant" or "cosine", not {self.schedule!r}')
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """The learning rate of a step of so many."""
+        if self.schedule == "constant":
+            return self.lr
+        return self.lr * (1 + math.cos(math.pi * step / steps)) / 2
+
+    def changed(
+        self,
+        transforms: str | Sequence[AnyTransform] | None,
+        border: float | str | None,
+        views: int | None,
+        lr: float | None,
+    ) -> Method:
+        """The method with other settings; None leaves one as it is."""
+        return replace(
+            self,
+            transforms=self.transforms if transforms is None else transforms,
+            border=self.border if border is None else border,
+            views=self.views if views is None else views,
+            lr=self.lr if lr is None else lr,
+        )
+
+
+def maco(spectrum: Spectrum | None = None) -> Method:
+    """MACO with the mean magnitudes of images of the user's own (`neurolab spectrum`).
+
+    The paper's NAdam at a rate of 1 and crops of a quarter of a picture of 1,280 pixels need 1,000 steps to
+    come to rest; at the network's own size, with the usual transforms and a rate that falls, 256 steps do.
+    """
+    parametrization = partial(MacoImage, spectrum=spectrum)
+    return Method(parametrization, lr=0.5, schedule="cosine", optimizer=torch.optim.NAdam)
+
+
+def accentuation(image: Image.Image, nearness: float = 1.0) -> Method:
+    """Feature accentuation: draw out what excites a unit in an image, the mean squared distance from which is
+    subtracted `nearness` times (Hamblin et al. 2024)."""
+    penalty = nearness * Distance(image) if nearness else None
+    return Method(partial(SeededImage, image=image), penalty=penalty, border="reflect")
+
+
+METHODS = {
+    "fourier": Method(FourierImage),
+    "pixels": Method(PixelImage),
+    "pyramid": Method(PyramidImage),
+    "cppn": Method(CppnImage, lr=0.005),
+    "maco": maco(),
+    # Ghiasi et al., "What do Vision Transformers Learn?", 2022: for 224 pixels a jitter of 32 to both sides.
+    "vit": Method(
+        BoundedPixels,
+        "vit",
+        lr=0.1,
+        schedule="cosine",
+        optimizer=partial(torch.optim.Adam, betas=(0.5, 0.99)),
+        views=8,
+        border="wrap",
+        penalty=0.0005 * TotalVariation(),
+    ),
+}
+
+
+def find_method(name: str | Method | Maker) -> Method:
+    """A method by its name, one that is given as it is, or one of a parametrization alone."""
+    if isinstance(name, Method):
+        return name
+    if not isinstance(name, str):
+        return Method(name)
+    if name not in METHODS:
+        raise ValueError(
+            f"method {name!r} is unknown; choose one of {', '.join(METHODS)}, or pass a Method or a callable "
+            "(seeds, size) -> Parametrization"
+        )
+    return METHODS[name]

@@ -1,0 +1,1 @@
+"""Parametrizations: what gradient ascent moves, and how a picture comes of it."""

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from neurolab.featurevis.colour import from_rgb
+from neurolab.featurevis.methods import accentuation
+from neurolab.featurevis.parametrizations.fourier import spectrum_scale
+from neurolab.featurevis.parametrizations.seeded import SeededImage
+from neurolab.featurevis.regularizers import PICTURE, Distance
+from neurolab.featurevis.render import render
+from neurolab.models.zoo import Model
+from tests.featurevis.test_colour import numpy_to_rgb
+
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(10, 245, (48, 48, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("size", [(48, 48), (24, 24), (17, 30)])
+def test_it_starts_as_the_image(size: tuple[int, int]) -> None:
+    image = SeededImage([0, 1], size, image=PHOTO)
+    shown = image().detach()
+    assert shown.shape == (2, 3, *size) and torch.equal(shown[0], shown[1])
+    torch.testing.assert_close(Distance(PHOTO)({PICTURE: shown}), torch.zeros(2), atol=1e-4, rtol=0)
+    if size == (48, 48):
+        np.testing.assert_allclose(shown[0].permute(1, 2, 0) * 255, np.asarray(PHOTO), atol=0.01)
+
+
+def test_a_change_agrees_with_numpy() -> None:
+    image = SeededImage([0], (48, 48), image=PHOTO, decay=1.5)
+    with torch.no_grad():
+        image.change.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
+    change = image.change[0].detach().double().numpy()
+    added = np.fft.irfft2(
+        (change[..., 0] + 1j * change[..., 1]) * spectrum_scale((48, 48), 1.5).numpy(), s=(48, 48)
+    )
+    expected = numpy_to_rgb(from_rgb(np.asarray(PHOTO)[None] / 255) + added / 4)
+    np.testing.assert_allclose(image().detach(), expected, atol=1e-4)
+
+
+def test_black_and_white_are_held_off_the_ends() -> None:
+    shown = SeededImage([0], (8, 8), image=Image.new("L", (20, 30), 255))()
+    torch.testing.assert_close(shown, torch.full((1, 3, 8, 8), 0.98), atol=1e-4, rtol=0)
+
+
+def test_the_settings_name_the_image() -> None:
+    other = Image.new("RGB", (48, 48), "red")
+    settings = [SeededImage([0], (8, 8), image=image).settings() for image in (PHOTO, PHOTO.copy(), other)]
+    assert settings[0] == settings[1] != settings[2]
+
+
+def test_an_image_is_accentuated_and_kept_near(tiny_clip: Model) -> None:
+    def drawn(nearness: float) -> tuple[float, float]:
+        method = accentuation(PHOTO, nearness)
+        (picture,) = render(tiny_clip, ["layer4.0/3"], method=method, steps=30, progress=False)
+        shown = torch.from_numpy(picture.image / np.float32(255)).permute(2, 0, 1)[None]
+        gained = float(picture.history[-5:].mean() - picture.history[:5].mean())
+        return float(Distance(PHOTO)({PICTURE: shown})), gained
+
+    (free, gained), (held, _) = drawn(0.0), drawn(100.0)
+    assert gained > 0 and held < free / 2

@@ -81,9 +81,12 @@ def maco(spectrum: Spectrum | None = None) -> Method:
     return Method(parametrization, lr=0.5, schedule="cosine", optimizer=torch.optim.NAdam)
 
 
-def accentuation(image: Image.Image, nearness: float = 1.0) -> Method:
-    """Feature accentuation: draw out what excites a unit in an image, the mean squared distance from which is
-    subtracted `nearness` times (Hamblin et al. 2024)."""
+def accentuation(image: Image.Image, nearness: float = 100.0) -> Method:
+    """Feature accentuation: draw out what excites a unit in an image (Hamblin et al. 2024).
+
+    nearness: how often the mean squared distance from the image is subtracted; with 0 the image is only the
+    start, and soon out of sight.
+    """
     penalty = nearness * Distance(image) if nearness else None
     return Method(partial(SeededImage, image=image), penalty=penalty, border="reflect")
 

@@ -162,7 +162,7 @@ def render(
     count: Annotated[int, typer.Option(help="How many units to draw where none is named.")] = 48,
     out: Annotated[Path, typer.Option(help="Where PNG files go without an atlas.")] = Path("pictures"),
     method: Annotated[
-        str, typer.Option(help='How to draw: "fourier", "maco", "pyramid", "cppn" or "pixels".')
+        str, typer.Option(help='How to draw: "fourier", "maco", "pyramid", "cppn", "vit" or "pixels".')
     ] = "fourier",
     spectrum: Annotated[
         Path | None, typer.Option(help="For maco: what `neurolab spectrum` wrote. Default: the demo set's.")

@@ -47,4 +47,9 @@ def from_rgb(images: np.ndarray) -> np.ndarray:
     Colours are moved to 0.02 to 0.98 first: the sigmoid gives no 0 and no 1.
     """
     clipped = np.clip(images.astype(np.float64), 0.02, 0.98)
-    return np.einsum("cr,bhwr->bchw", np.linalg.inv(colour_matrix().numpy()), np.log(clipped / (1 - clipped)))
+    return decorrelate(np.log(clipped / (1 - clipped)))
+
+
+def decorrelate(correlated: np.ndarray) -> np.ndarray:
+    """The inverse of `correlate`, of colours [batch, height, width, 3]: [batch, 3, height, width]."""
+    return np.einsum("cr,bhwr->bchw", np.linalg.inv(colour_matrix().numpy()), correlated)

@@ -31,7 +31,7 @@ class Method:
 
     parametrization: makes the pictures from (seeds, size). transforms, views, border: as `render` has them.
     lr: the optimizer's, and schedule, "constant" or "cosine" (to 0 at the end). penalty: what is subtracted
-    from every objective. enlarged: how much larger than the model's input a picture is.
+    from every objective.
     """
 
     parametrization: Maker
@@ -42,7 +42,6 @@ class Method:
     views: int = 1
     border: float | str = 0.5
     penalty: Objective | None = None
-    enlarged: float = 1.0
 
     def __post_init__(self) -> None:
         if self.schedule not in ("constant", "cosine"):

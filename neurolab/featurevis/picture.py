@@ -10,6 +10,12 @@ import numpy as np
 from PIL import Image
 
 from neurolab.atlas.writing import atomic_path
+from neurolab.data.decode import resize_crop
+
+
+def seen_at(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """An image as a picture of that size shows it, reduced, its middle: uint8 [height, width, 3]."""
+    return resize_crop(image, size, "shortest", "bicubic")
 
 
 @dataclass(eq=False)

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from neurolab.data.decode import resize_crop
 from neurolab.featurevis.objectives import Objective
+from neurolab.featurevis.picture import seen_at
 from neurolab.models.zoo import Model
 
 PICTURE = "picture"  # stands for a site: the pictures, [batch, 3, height, width]
@@ -110,13 +110,15 @@ class Distance(OfPicture):
     size."""
 
     def __init__(self, image: Image.Image) -> None:
-        self.image = image.convert("RGB")
+        self.image, self.shown = image, torch.empty(3, 0, 0)
         super().__init__("distance")
 
     def of(self, pictures: Tensor) -> Tensor:
         size = (pictures.shape[-2], pictures.shape[-1])
-        shown = torch.from_numpy(resize_crop(self.image, size, "shortest", "bicubic") / np.float32(255))
-        return (pictures - shown.permute(2, 0, 1).to(pictures)).square().mean((1, 2, 3))
+        if self.shown.shape[-2:] != size or self.shown.device != pictures.device:
+            shown = torch.from_numpy(seen_at(self.image, size) / np.float32(255)).permute(2, 0, 1)
+            self.shown = shown.to(pictures.device)
+        return (pictures - self.shown).square().mean((1, 2, 3))
 
     def signature(self) -> Hashable:
         return self.formula, id(self.image)

@@ -45,11 +45,11 @@ def render(
     """Draw a picture for each unit, all units of a batch in one run.
 
     units: "SITE/89", or objectives (`neurolab.featurevis.objectives`). method: "fourier", "maco", "pyramid",
-    "cppn" or "pixels" (`neurolab.featurevis.parametrizations`), a Method, or a callable (seeds, size) ->
+    "cppn", "vit" or "pixels" (`neurolab.featurevis.methods`), a Method, or a callable (seeds, size) ->
     Parametrization. It decides the rest where nothing else is asked for:
 
-    size: of the pictures, one side or (height, width); by most methods, the model's input; of larger ones the
-    network sees windows. seed: one for all or one per unit; a picture depends on its own objective, seed and
+    size: of the pictures, one side or (height, width); default, the model's input; of larger ones the network
+    sees windows. seed: one for all or one per unit; a picture depends on its own objective, seed and
     these settings, not on the others (up to the rounding of the network's sums, which depends on the batch's
     size). transforms: "standard", "lucid", "crops", "none" or a list; border: the grey level around the
     picture, or "reflect". views: of each picture at each step, each with its own draw of the transforms; the
@@ -97,8 +97,7 @@ class Recipe:
         cls, method: Method, view: tuple[int, int], size: int | tuple[int, int] | None, steps: int
     ) -> Recipe:
         """The recipe for a network whose input is `view`."""
-        own = (round(view[0] * method.enlarged), round(view[1] * method.enlarged))
-        frame = Frame(own if size is None else _pair(size), view)
+        frame = Frame(view if size is None else _pair(size), view)
         return cls(method, frame, find_transforms(method.transforms, frame), steps)
 
     def __post_init__(self) -> None:
@@ -165,8 +164,9 @@ class Ascent:
             group["lr"] = self.recipe.method.lr_at(step, self.recipe.steps)
         self.optimizer.zero_grad(set_to_none=True)
         views, pictures = self.recipe.method.views, self.image()
-        seen = self.views(pictures, step)
-        self.model.encode_image(seen.contiguous(memory_format=torch.channels_last))
+        self.seen = self.views(pictures, step)
+        self.seen.retain_grad()
+        self.model.encode_image(self.seen.contiguous(memory_format=torch.channels_last))
         read = {site: acts[site] for site in self.objective.sites if site != PICTURE}
         if PICTURE in self.objective.sites:
             read[PICTURE] = pictures.repeat_interleave(views, 0)
@@ -185,9 +185,13 @@ class Ascent:
         return redirected_relus(self.model.module, self.dead.repeat_interleave(self.recipe.method.views))
 
     def blocked(self) -> Tensor:
-        """Which items had no gradient in the last step: bool [batch]."""
-        gradients = [p.grad for p in self.image.parameters() if p.grad is not None]
-        return ~torch.stack([gradient.flatten(1).any(1) for gradient in gradients]).any(0)
+        """Which items had no gradient through the network in the last step: bool [batch].
+
+        Looked for in what the network was shown: a penalty on the picture has a gradient of its own.
+        """
+        if self.seen.grad is None:
+            return torch.zeros_like(self.dead)
+        return ~self.seen.grad.unflatten(0, (len(self.dead), -1)).flatten(1).any(1)
 
     def warn_of_dead(self, dead: Tensor) -> None:
         """Warn of the items that still have no gradient of their own."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from neurolab.atlas.writing import read_npz, write_npz
 from neurolab.errors import SourceError
-from neurolab.featurevis.colour import colour_matrix
+from neurolab.featurevis.colour import decorrelate
 from neurolab.shipped import shipped
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ DEMO = "spectra/demo.npz"
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Mean magnitudes of square images, in decorrelated colours (`decorrelate`).
+    """Mean magnitudes of square images, in decorrelated colours (`near_grey`).
 
     magnitude: float32 [3, side, side // 2 + 1], of rfft2 with norm="ortho"; images: how many they are the
     mean of; source: the hash of their source's content.
@@ -109,14 +109,13 @@ class Spectrum:
         return [float(fall / step) for fall in falls]
 
 
-def decorrelate(images: np.ndarray) -> np.ndarray:
+def near_grey(images: np.ndarray) -> np.ndarray:
     """RGB in [0, 1] [batch, height, width, 3] in decorrelated colours [batch, 3, height, width].
 
-    They are what `to_rgb` makes it of where its sigmoid is straight, M^-1 4 (rgb - 1/2).
-
-    The sigmoid's own inverse would blow up what is nearly black or white, the paper of drawings above all.
+    They are what `to_rgb` makes it of where its sigmoid is straight, M^-1 4 (rgb - 1/2). The sigmoid's own
+    inverse would blow up what is nearly black or white, the paper of drawings above all.
     """
-    return np.einsum("cr,bhwr->bchw", np.linalg.inv(colour_matrix().numpy()), 4 * (images - 0.5))
+    return decorrelate(4 * (images - 0.5))
 
 
 def mean_spectrum(
@@ -138,7 +137,7 @@ def mean_spectrum(
         opened = opened.limit(limit)
     total, count = np.zeros((3, side, side // 2 + 1)), 0
     for batch in load_batches(opened, ImageTransform((side, side), thumbnail=None), workers=workers):
-        total += np.abs(np.fft.rfft2(decorrelate(batch.images / 255), norm="ortho")).sum(axis=0)
+        total += np.abs(np.fft.rfft2(near_grey(batch.images / 255), norm="ortho")).sum(axis=0)
         count += len(batch.images)
     if not count:
         raise SourceError(f"no image of {opened.location} could be read")

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from neurolab.featurevis.objectives import Unit
+from neurolab.featurevis.regularizers import L2
 from neurolab.featurevis.render import render
 from neurolab.featurevis.rescue import RedirectedReLU, redirected_relus
 from neurolab.models.zoo import Model, wrap_model
@@ -84,6 +86,16 @@ def test_a_silent_unit_is_woken(silent: Model, units: list[str]) -> None:
         warnings.simplefilter("error")
         woken = render(silent, units, steps=30, transforms="none", progress=False)[0]
     assert woken.history[0] == 0 and woken.history[-1] > 0.2
+
+
+def test_a_penalty_hides_no_silent_unit(silent: Model) -> None:
+    """It gives the picture a gradient, but none through the network."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (woken,) = render(
+            silent, Unit("1:out", 0) - 0.001 * L2(), steps=30, transforms="none", progress=False
+        )
+    assert woken.history[0] <= 0 and woken.history[-1] > 0.2
 
 
 def test_a_live_unit_is_drawn_as_without_the_silent_one(silent: Model) -> None:

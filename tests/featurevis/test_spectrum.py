@@ -8,7 +8,7 @@ from PIL import Image
 from neurolab.data.sources import open_source
 from neurolab.errors import AtlasError, SourceError
 from neurolab.featurevis.colour import to_rgb
-from neurolab.featurevis.spectrum import Spectrum, decorrelate, demo_spectrum, mean_spectrum
+from neurolab.featurevis.spectrum import Spectrum, demo_spectrum, mean_spectrum, near_grey
 from tests.featurevis.parametrizations.test_maco import small_spectrum
 
 
@@ -22,22 +22,22 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_decorrelating_is_the_inverse_of_to_rgb_near_grey() -> None:
+def test_it_is_the_inverse_of_to_rgb_near_grey() -> None:
     numbers = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 100
     shown = to_rgb(numbers).permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(decorrelate(shown), numbers, atol=1e-4)
+    np.testing.assert_allclose(near_grey(shown), numbers, atol=1e-4)
 
 
 def test_it_is_the_mean_over_the_images(photos: Path) -> None:
     found = mean_spectrum(photos, side=16)
     images = [np.asarray(Image.open(path)) / 255 for path in sorted(photos.iterdir())]
-    expected = np.mean([np.abs(np.fft.rfft2(decorrelate(i[None])[0])) / 16 for i in images], axis=0)
+    expected = np.mean([np.abs(np.fft.rfft2(near_grey(i[None])[0])) / 16 for i in images], axis=0)
     np.testing.assert_allclose(found.magnitude, expected, rtol=1e-5)
     assert (found.images, found.source) == (5, open_source(photos).content_hash())
     first = mean_spectrum(photos, side=16, limit=1)
     assert first.images == 1
     np.testing.assert_allclose(
-        first.magnitude, np.abs(np.fft.rfft2(decorrelate(images[0][None])[0])) / 16, rtol=1e-5
+        first.magnitude, np.abs(np.fft.rfft2(near_grey(images[0][None])[0])) / 16, rtol=1e-5
     )
 
 

@@ -6,15 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from neurolab.data.decode import resize_crop
 from neurolab.featurevis.colour import from_rgb, to_rgb
 from neurolab.featurevis.parametrizations.base import Parametrization
 from neurolab.featurevis.parametrizations.fourier import spectrum_scale
+from neurolab.featurevis.picture import seen_at
 
 
 class SeededImage(Parametrization):
@@ -51,8 +50,3 @@ class SeededImage(Parametrization):
 
     def settings(self) -> dict[str, Any]:
         return {"decay": self.decay, "image": self.digest}
-
-
-def seen_at(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """The image as a picture of that size shows it: uint8 [height, width, 3], its middle at the size."""
-    return resize_crop(image.convert("RGB"), size, "shortest", "bicubic")

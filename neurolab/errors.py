@@ -37,3 +37,7 @@ class AtlasError(NeurolabError, ValueError):
 
 class TrainingError(NeurolabError, ValueError):
     """A training run cannot go on as asked."""
+
+
+class FacetError(NeurolabError, ValueError):
+    """A facet is unknown, damaged, or does not fit the model or the unit."""

@@ -83,7 +83,7 @@ def test_a_spectrum_and_a_picture_with_it(image_folder: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--method", "oil"), "choose one of fourier, pixels, pyramid, cppn, maco, vit"),
+        (("--method", "oil"), "choose one of fourier, pixels, pyramid, cppn, maco, shared, vit"),
         (("--spectrum", "some.npz"), "only maco draws with a spectrum"),
     ],
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from neurolab.data.combine import ConcatSource
 from neurolab.data.folder import IMAGE_SUFFIXES, FolderSource
 from neurolab.data.parquet import ParquetSource, SavedSource
+from neurolab.data.selected import SelectedSource, split_selection
 from neurolab.data.sources import Source
 from neurolab.data.streams import TarStreamSource
 from neurolab.data.tars import TarSource
@@ -27,6 +28,8 @@ def open_any(spec: str | Path | Source | Sequence[str | Path | Source]) -> Sourc
     """See neurolab.data.sources.open_source."""
     if isinstance(spec, Source):
         return spec
+    if isinstance(spec, str) and (selected := split_selection(spec)):
+        return SelectedSource(open_any(selected[0]), selected[1])
     if isinstance(spec, str | Path):
         return _open_one(spec)
     if not isinstance(spec, Sequence):

@@ -126,6 +126,8 @@ def open_source(spec: str | Path | Source | Sequence[str | Path | Source]) -> So
     - Parquet: a .parquet file, a folder of them, or a pattern
     - a folder written by ``datasets.save_to_disk``
     - ``"hf:NAME[@REVISION][#CONFIG][:SPLIT]"``: a dataset of the Hugging Face hub, streamed
+    - one of these with a selection by label, or by key: ``"demo[kind=word|photo]"``,
+      ``"demo[group!=flags]"``, ``"photos.parquet[wnid=n01*]"``; several one after another all hold
     - a source (given back as it is), or a sequence of any of these (their records one after another)
 
     Raises SourceError, naming what is there instead, when nothing is found or its kind is not known.

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from neurolab.featurevis.activations import Rows
 from neurolab.featurevis.objectives import Objective
 
 
@@ -34,9 +35,28 @@ class BatchObjective:
     def __call__(self, acts: Mapping[str, Tensor]) -> Tensor:
         """[batch] values of activation maps of the whole batch."""
         if len(self.groups) == 1:
-            return self.groups[0][1](acts)
-        parts = [
-            objective({site: acts[site].index_select(0, rows) for site in objective.sites})
-            for rows, objective in self.groups
-        ]
+            return self.groups[0][1](Rows(acts))
+        parts = [objective(Rows(acts, rows)) for rows, objective in self.groups]
         return torch.cat(parts).index_select(0, self.places)
+
+
+def batches_of(objectives: Sequence[Objective], batch_size: int) -> list[list[int]]:
+    """The numbers of the objectives, divided into batches of up to batch_size, in their order.
+
+    Those that belong together stay together, were it in a larger batch.
+    """
+    if batch_size < 1:
+        raise ValueError(f"a batch has at least one picture, not {batch_size}")
+    clusters: list[tuple[set[Hashable], list[int]]] = []
+    for i, objective in enumerate(objectives):
+        groups, numbers = set(objective.groups), [i]
+        for cluster in [c for c in clusters if c[0] & groups]:
+            clusters.remove(cluster)
+            groups, numbers = groups | cluster[0], sorted(cluster[1] + numbers)
+        clusters.append((groups, numbers))
+    batches: list[list[int]] = []
+    for _, numbers in sorted(clusters, key=lambda cluster: cluster[1]):
+        if not batches or len(batches[-1]) + len(numbers) > batch_size:
+            batches.append([])
+        batches[-1] += numbers
+    return batches

@@ -28,7 +28,7 @@ def colour_matrix() -> Tensor:
 def correlate(decorrelated: Tensor) -> Tensor:
     """Decorrelated colours [batch, 3, height, width] as correlated ones, of any range: M z at every pixel."""
     matrix = colour_matrix().to(decorrelated)
-    return torch.einsum("rc,bchw->brhw", matrix, decorrelated)
+    return (matrix @ decorrelated.flatten(2)).view_as(decorrelated)
 
 
 def to_rgb(image: Tensor, decorrelated: bool = True) -> Tensor:

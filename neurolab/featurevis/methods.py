@@ -11,18 +11,22 @@ import torch
 from PIL import Image
 
 from neurolab.featurevis.objectives import Objective
-from neurolab.featurevis.parametrizations.base import Maker
+from neurolab.featurevis.parametrizations.alpha import TransparentImage
+from neurolab.featurevis.parametrizations.base import Maker, Parametrization
 from neurolab.featurevis.parametrizations.cppn import CppnImage
 from neurolab.featurevis.parametrizations.fourier import FourierImage
 from neurolab.featurevis.parametrizations.maco import MacoImage
 from neurolab.featurevis.parametrizations.pixels import BoundedPixels, PixelImage
 from neurolab.featurevis.parametrizations.pyramid import PyramidImage
 from neurolab.featurevis.parametrizations.seeded import SeededImage
-from neurolab.featurevis.regularizers import Distance, TotalVariation
+from neurolab.featurevis.parametrizations.shared import SharedImage
+from neurolab.featurevis.regularizers import Distance, Opacity, TotalVariation
 from neurolab.featurevis.spectrum import Spectrum
 from neurolab.featurevis.transforms import AnyTransform
+from neurolab.models.zoo import Model
 
 Optimizer = Callable[..., torch.optim.Optimizer]
+ADAM: Optimizer = partial(torch.optim.Adam, fused=True)  # one pass over the numbers where there were ten
 
 
 @dataclass(frozen=True)
@@ -31,21 +35,42 @@ class Method:
 
     parametrization: makes the pictures from (seeds, size). transforms, views, border: as `render` has them.
     lr: the optimizer's, and schedule, "constant" or "cosine" (to 0 at the end). penalty: what is subtracted
-    from every objective.
+    from every objective. alpha: draw with transparency.
     """
 
     parametrization: Maker
     transforms: str | Sequence[AnyTransform] = "standard"
     lr: float = 0.05
     schedule: str = "constant"
-    optimizer: Optimizer = torch.optim.Adam
+    optimizer: Optimizer = ADAM
     views: int = 1
     border: float | str = 0.5
     penalty: Objective | None = None
+    alpha: bool = False
 
     def __post_init__(self) -> None:
         if self.schedule not in ("constant", "cosine"):
             raise ValueError(f'schedule is "constant" or "cosine", not {self.schedule!r}')
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all pictures of a call have parameters in common, so that they are one batch."""
+        made = self.parametrization
+        return bool(getattr(getattr(made, "func", made), "depends_on_batch", False))
+
+    def image(self, seeds: Sequence[int], size: tuple[int, int]) -> Parametrization:
+        """The pictures of a batch as they start."""
+        colours = self.parametrization(seeds, size)
+        return TransparentImage(colours) if self.alpha else colours
+
+    def held(self, objective: Objective, model: Model) -> Objective:
+        """A bound objective as it is drawn: less what holds the picture back.
+
+        Of transparent pictures it is multiplied by the share that is transparent (Mordvintsev et al. 2018):
+        what does not help is left out.
+        """
+        drawn = objective * (1 - Opacity()).bind(model) if self.alpha else objective
+        return drawn - self.penalty.bind(model) if self.penalty else drawn
 
     def lr_at(self, step: int, steps: int) -> float:
         """The learning rate of a step of so many."""
@@ -59,6 +84,7 @@ class Method:
         border: float | str | None,
         views: int | None,
         lr: float | None,
+        alpha: bool = False,
     ) -> Method:
         """The method with other settings; None leaves one as it is."""
         return replace(
@@ -67,6 +93,7 @@ class Method:
             border=self.border if border is None else border,
             views=self.views if views is None else views,
             lr=self.lr if lr is None else lr,
+            alpha=self.alpha or alpha,
         )
 
 
@@ -96,13 +123,14 @@ METHODS = {
     "pyramid": Method(PyramidImage),
     "cppn": Method(CppnImage, lr=0.005),
     "maco": maco(),
+    "shared": Method(SharedImage),
     # Ghiasi et al., "What do Vision Transformers Learn?", 2022: for 224 pixels a jitter of 32 to both sides.
     "vit": Method(
         BoundedPixels,
         "vit",
         lr=0.1,
         schedule="cosine",
-        optimizer=partial(torch.optim.Adam, betas=(0.5, 0.99)),
+        optimizer=partial(ADAM, betas=(0.5, 0.99)),
         views=8,
         border="wrap",
         penalty=0.0005 * TotalVariation(),

@@ -32,12 +32,15 @@ class Objective(ABC):
     """Something to maximise. Called with activation maps by full site name it gives [batch] values.
 
     name: what the picture is called. formula: the name with what it leaves out, as where in the map a unit is
-    read. sites: the sites that it reads.
+    read. sites: the sites that it reads. groups: what makes pictures belong together, see
+    `neurolab.featurevis.together`; nothing, for most objectives. facet: the name of the facet that steers it.
     """
 
     name: str
     formula: str
     sites: tuple[str, ...]
+    groups: frozenset[Hashable] = frozenset()
+    facet: str | None = None
 
     @abstractmethod
     def __call__(self, acts: Mapping[str, Tensor]) -> Tensor:
@@ -240,6 +243,8 @@ class Combination(Objective):
     def __init__(self, symbol: str, left: Objective, right: Objective) -> None:
         self.symbol, self.left, self.right = symbol, left, right
         self.sites = tuple(dict.fromkeys(left.sites + right.sites))
+        self.groups = left.groups | right.groups
+        self.facet = left.facet or right.facet
         self.name = f"{self._part(left, left.name)} {symbol} {self._part(right, right.name)}"
         self.formula = f"{self._part(left, left.formula)} {symbol} {self._part(right, right.formula)}"
 

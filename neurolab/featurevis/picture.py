@@ -24,6 +24,7 @@ class Picture:
 
     name: "SITE/89", with the site's full name; for other objectives their name. image: RGB uint8 [height,
     width, 3]. kind: the parametrization. settings: all that the picture depends on besides model and seed.
+    rgba: a transparent picture, uint8 [height, width, 4]; `image` shows it on white then.
     history: the objective at every step, under the transforms of that step, float32 [steps].
     """
 
@@ -34,17 +35,24 @@ class Picture:
     seed: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
+    rgba: np.ndarray | None = None
     history: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def to_pil(self) -> Image.Image:
-        return Image.fromarray(self.image)
+        """The picture as RGB; as RGBA where it is transparent."""
+        return Image.fromarray(self.image if self.rgba is None else self.rgba)
 
     def save(self, path: str | Path) -> Path:
-        """Write an image file, atomically; the name's ending is the format. Makes its folder."""
+        """Write an image file, atomically; the name's ending is the format. Makes its folder.
+
+        Formats without transparency get a transparent picture on white.
+        """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        kind = Image.registered_extensions()[target.suffix.lower() or ".png"]
+        shown = Image.fromarray(self.image) if kind in ("JPEG", "PPM", "BMP") else self.to_pil()
         with atomic_path(target) as temporary:
-            self.to_pil().save(temporary, Image.registered_extensions()[target.suffix.lower() or ".png"])
+            shown.save(temporary, kind)
         return target
 
     def _repr_png_(self) -> bytes | None:

@@ -22,7 +22,7 @@ from neurolab.featurevis.objectives import Objective
 from neurolab.featurevis.picture import seen_at
 from neurolab.models.zoo import Model
 
-PICTURE = "picture"  # stands for a site: the pictures, [batch, 3, height, width]
+PICTURE = "picture"  # stands for a site: the pictures, [batch, 3 or 4 (with alpha), height, width]
 
 
 class OfPicture(Objective):
@@ -38,7 +38,7 @@ class OfPicture(Objective):
         """[batch] numbers of pictures [batch, 3, height, width]."""
 
     def __call__(self, acts: Mapping[str, Tensor]) -> Tensor:
-        return self.of(acts[PICTURE].float())
+        return self.of(acts[PICTURE][:, :3].float())
 
     def bind(self, model: Model) -> Objective:
         return self
@@ -103,6 +103,21 @@ class Roughness(OfPicture):
         around = F.pad(pictures, (1, 1, 1, 1), mode="replicate")
         blurred = F.avg_pool2d(around, 3, stride=1).detach()
         return (pictures - blurred).square().mean((1, 2, 3)) / 2
+
+
+class Opacity(OfPicture):
+    """The mean alpha of a picture: 1 where nothing of what is behind it can be seen."""
+
+    def __init__(self) -> None:
+        super().__init__("opacity")
+
+    def __call__(self, acts: Mapping[str, Tensor]) -> Tensor:
+        if acts[PICTURE].shape[1] != 4:
+            raise ValueError("these pictures have no alpha channel: draw them with alpha=True")
+        return self.of(acts[PICTURE][:, 3:].float())
+
+    def of(self, pictures: Tensor) -> Tensor:
+        return pictures.mean((1, 2, 3))
 
 
 class Distance(OfPicture):

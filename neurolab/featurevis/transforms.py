@@ -115,6 +115,18 @@ class Rotate(Transform):
         return matrices(torch.ones(count), angle, torch.zeros(count, 2))
 
 
+@dataclass(frozen=True)
+class Pad(Transform):
+    """So many pixels of the border on every side: no draw at all, always the same (lucid pads first, so that
+    jitter and rotation have something to move in; the border is there without it)."""
+
+    pixels: float
+
+    def draw(self, count: int, frame: Frame, random: torch.Generator) -> Tensor:
+        zoom = 1 + 2 * self.pixels / min(frame.view)
+        return matrices(torch.full((count,), zoom), torch.zeros(count), torch.zeros(count, 2))
+
+
 class PixelTransform(ABC):
     """A random change of the colours of a view, after all that moves them."""
 
@@ -161,6 +173,29 @@ class ColourNoise(PixelTransform):
         shape = channels(views)
         drawn = [torch.randn(shape, generator=random, device=random.device) for random in randoms]
         return views + self.sd * (1 - done) * torch.stack(drawn)
+
+
+@dataclass(frozen=True)
+class Blur(PixelTransform):
+    """A Gaussian blur of each view, its standard deviation in pixels uniform in [low, high]."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high:
+            raise ValueError(f"a blur has widths 0 <= low <= high, not {self.low}, {self.high}")
+
+    def __call__(self, views: Tensor, randoms: Sequence[torch.Generator], done: float) -> Tensor:
+        share = (symmetric(channels(views)[:1], randoms) + 1) / 2
+        widths = (self.low + (self.high - self.low) * share).flatten().clamp_min(1e-3)
+        radius = max(1, math.ceil(3 * self.high))
+        places = torch.arange(-radius, radius + 1, device=views.device)
+        kernels = torch.softmax(-places.square() / (2 * widths[:, None].square()), dim=1)
+        kernels = kernels.repeat_interleave(3, 0)  # of every channel of every view
+        rows = F.pad(views.reshape(1, -1, *views.shape[-2:]), [radius] * 4, mode="replicate")
+        rows = F.conv2d(rows, kernels[:, None, None, :], groups=len(kernels))
+        return F.conv2d(rows, kernels[:, None, :, None], groups=len(kernels)).view_as(views)
 
 
 def channels(views: Tensor) -> tuple[int, ...]:
@@ -275,28 +310,58 @@ class Views:
         self.maps = torch.stack(drawn, dim=1).unflatten(0, (steps, count)).transpose(1, 2).to(device)
 
     def __call__(self, pictures: Tensor, step: int) -> Tensor:
-        """Views [batch * count, 3, height, width] of pictures [batch, 3, H, W]; a picture's are together."""
-        seen = self.resampled(pictures, self.maps[step])
+        """Views [batch * count, 3, height, width] of pictures [batch, 3 or 4, H, W]; a picture's together.
+
+        Where a picture has an alpha channel, each view has another background (lucid's collapse_alpha):
+        smooth patterns of random colours, which nothing in the picture can count on.
+        """
+        if pictures.shape[1] == 4:
+            alpha = pictures[:, 3:]
+            # Colours weighted by alpha: where nothing is drawn, resampling mixes in no colour.
+            weighted = torch.cat([pictures[:, :3] * alpha, alpha], dim=1)
+            layers = self.resampled(weighted, self.maps[step], outside=0.0)
+            behind = backgrounds(layers.shape[1], self.frame.view, self.randoms)
+            seen = layers[:, :, :3] + (1 - layers[:, :, 3:]) * behind
+        else:
+            seen = self.resampled(pictures, self.maps[step])
         for change in self.colours:
             seen = change(seen, self.randoms, step / len(self.maps))
         return seen.flatten(0, 1)
 
-    def resampled(self, pictures: Tensor, maps: Tensor) -> Tensor:
-        """Views [batch, count, 3, height, width] of pictures by their maps [batch, count, 2, 3]."""
+    def resampled(self, pictures: Tensor, maps: Tensor, outside: float | None = None) -> Tensor:
+        """Views [batch, count, channels, height, width] of pictures by their maps [batch, count, 2, 3]."""
         batch, count = maps.shape[:2]
         height, width = self.frame.view
-        grid = F.affine_grid(maps.flatten(0, 1), [batch * count, 3, height, width], align_corners=False)
         # A picture's views are sampled as one tall image, so that the picture is not copied for each.
-        grid = grid.view(batch, count * height, width, 2)
+        grid = places(maps.flatten(0, 1), height, width).view(batch, count * height, width, 2)
         if self.border == "wrap":
             grid = torch.remainder(grid + 1, 2) - 1
             seen = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
         elif self.border == "reflect":
             seen = F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
         else:
-            level = float(self.border)
+            level = float(self.border) if outside is None else outside
             seen = F.grid_sample(pictures - level, grid, padding_mode="zeros", align_corners=False) + level
         return seen.unflatten(2, (count, height)).transpose(1, 2)
+
+
+def places(maps: Tensor, height: int, width: int) -> Tensor:
+    """Where each pixel of views is read, [views, height, width, 2]: torch's affine_grid of the pixels'
+    centres, in a fraction of its time."""
+    x = (2 * torch.arange(width, device=maps.device) + 1) / width - 1
+    y = (2 * torch.arange(height, device=maps.device) + 1) / height - 1
+    along_x, along_y, shift = maps[:, None, None].unbind(-1)
+    return along_x * x[:, None] + (along_y * y[:, None, None] + shift)
+
+
+def backgrounds(count: int, size: tuple[int, int], randoms: Sequence[torch.Generator]) -> Tensor:
+    """[pictures, count, 3, height, width]: smooth random patterns, RGB in (0, 1), no two alike."""
+    shape = (count, 3, 8, 8)
+    drawn = [torch.randn(shape, generator=random, device=random.device) for random in randoms]
+    flat = torch.stack(drawn).flatten(0, 1)
+    coarse = F.interpolate(flat[..., :2, :2], size=size, mode="bicubic", align_corners=False)
+    fine = F.interpolate(flat, size=size, mode="bicubic", align_corners=False)
+    return torch.sigmoid(coarse + fine).unflatten(0, (-1, count))
 
 
 def draw_maps(transforms: Sequence[Transform], frame: Frame, count: int, seed: int) -> Tensor:

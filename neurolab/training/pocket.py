@@ -16,12 +16,12 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from neurolab.atlas.writing import atomic_write_bytes
 from neurolab.errors import SourceError, TrainingError
+from neurolab.memory import keep_freed_memory
 from neurolab.models.pocket import CONFIG, TOKENIZER, WEIGHTS, tokenizer_from
 from neurolab.models.zoo import Model, load_model
 from neurolab.training.dataset import Prepared
 from neurolab.training.distil import Distillation
 from neurolab.training.export import write_config, write_tokenizer, write_weights
-from neurolab.training.memory import keep_freed_memory
 from neurolab.training.parts import TrainingData
 from neurolab.training.prepare import Teacher, prepare_part
 from neurolab.training.recipe import PartPlan, Recipe

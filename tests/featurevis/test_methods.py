@@ -44,7 +44,7 @@ def test_same_seed_same_bytes_and_another_seed_another_picture(tiny_clip: Model,
     assert drawn(1) == drawn(1) != drawn(2)
 
 
-@EVERY
+@pytest.mark.parametrize("method", [name for name in METHODS if not METHODS[name].is_shared])
 def test_a_picture_does_not_depend_on_its_batch(tiny_clip: Model, method: str) -> None:
     (alone,) = render(tiny_clip, UNITS[:1], method=method, steps=3, seed=[5], progress=False)
     among = render(tiny_clip, UNITS[::-1], method=method, steps=3, seed=[9, 5], progress=False)[1]

@@ -10,12 +10,14 @@ from scipy import ndimage, stats
 
 from neurolab.featurevis.seeds import generator
 from neurolab.featurevis.transforms import (
+    Blur,
     ColourJitter,
     ColourNoise,
     Frame,
     Jitter,
     Noise,
     NormalWindow,
+    Pad,
     PixelTransform,
     Rotate,
     Scale,
@@ -24,6 +26,7 @@ from neurolab.featurevis.transforms import (
     Window,
     find_transforms,
     natural_window,
+    places,
     standard,
 )
 
@@ -305,3 +308,46 @@ def test_views_without_noise_are_those_with_noise_of_no_level() -> None:
     frame = Frame((32, 32), (32, 32))
     plain = Views([Jitter(4)], [1], frame, steps=1)(picture, 0)
     assert torch.equal(Views([Jitter(4), Noise(0.0)], [1], frame, steps=1)(picture, 0), plain)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 8), (64, 31)])
+def test_places_are_torchs_affine_grid(height: int, width: int) -> None:
+    maps = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.affine_grid(maps, [4, 3, height, width], align_corners=False)
+    torch.testing.assert_close(places(maps, height, width), expected, atol=2e-6, rtol=0)
+
+
+def test_pad_shows_so_many_pixels_of_border_on_every_side() -> None:
+    views = Views([Pad(4)], [0], Frame((32, 32), (32, 32)), steps=1, border=0.25)
+    (view,) = views(torch.ones(1, 3, 32, 32), 0)
+    # 32 + 8 pixels are shown on 32: the border is 4 * 32 / 40 wide.
+    inside = (view[0] > 0.99).sum(0).bool().sum()
+    assert 24 <= inside <= 26
+    torch.testing.assert_close(view[:, :3], torch.full((3, 3, 32), 0.25))
+
+
+def blurred(images: torch.Tensor, blur: Blur, seeds: Sequence[int] = (0,)) -> torch.Tensor:
+    return blur(images, [generator(seed, "colours") for seed in seeds], 0.0)
+
+
+def test_a_blur_of_one_width_is_scipys() -> None:
+    images = torch.rand(1, 2, 3, 24, 30, generator=torch.Generator().manual_seed(0))
+    expected = ndimage.gaussian_filter(images.double().numpy(), (0, 0, 0, 1.5, 1.5), mode="nearest", radius=5)
+    np.testing.assert_allclose(blurred(images, Blur(1.5, 1.5)), expected, atol=1e-5)
+    torch.testing.assert_close(blurred(images, Blur(0, 0)), images)
+
+
+def test_the_widths_of_a_blur_are_uniform_and_each_views_own() -> None:
+    """A single bright pixel: what is left of it in the middle tells the width."""
+    points = torch.zeros(2, 4000, 3, 13, 13)
+    points[..., 6, 6] = 1
+    shown = blurred(points, Blur(0.8, 1.6), (0, 1))
+    assert torch.equal(shown[:, :, 0], shown[:, :, 2])  # all channels alike
+    places = torch.arange(-5, 6)
+    widths = torch.linspace(0.79, 1.61, 4000)
+    peaks = torch.softmax(-places.square() / (2 * widths[:, None].square()), 1)[:, 5].square()
+    found = np.interp(-shown[:, :, 0, 6, 6].numpy().ravel(), -peaks.numpy(), widths.numpy())
+    assert_uniform(found, 0.8, 1.6)
+    assert stats.pearsonr(found[:4000], found[4000:]).pvalue > SURE
+    with pytest.raises(ValueError, match="low <= high"):
+        Blur(2, 1)

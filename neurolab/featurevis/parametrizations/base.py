@@ -21,6 +21,7 @@ class Parametrization(nn.Module, ABC):
     """A batch of pictures, one per seed. seeds: one integer per picture; size: (height, width) in pixels."""
 
     kind: str  # what a picture made this way is called in an atlas
+    depends_on_batch = False  # whether pictures of a batch have parameters in common
 
     def __init__(self, seeds: Sequence[int], size: tuple[int, int]) -> None:
         super().__init__()
@@ -39,9 +40,9 @@ class Parametrization(nn.Module, ABC):
     def settle(self) -> None:
         """Called after every step: where the parameters have to keep within bounds."""
 
-    def normal(self, *shape: int) -> Tensor:
+    def normal(self, *shape: int, purpose: str = "start") -> Tensor:
         """Standard normal numbers [batch, *shape], each item's from its own generator."""
-        return torch.stack([torch.randn(shape, generator=generator(seed, "start")) for seed in self.seeds])
+        return torch.stack([torch.randn(shape, generator=generator(seed, purpose)) for seed in self.seeds])
 
     def uniform(self, *shape: int) -> Tensor:
         """Numbers uniform in [0, 1), [batch, *shape], each item's from its own generator."""

@@ -16,6 +16,8 @@ from neurolab.featurevis.parametrizations.pyramid import PyramidImage
 Make = Callable[..., Parametrization]
 MAKERS = {name: method.parametrization for name, method in METHODS.items()}
 EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
+SEPARATE = {name: maker for name, maker in MAKERS.items() if not METHODS[name].is_shared}
+EACH_ALONE = pytest.mark.parametrize("make", SEPARATE.values(), ids=SEPARATE.keys())
 SIZES = st.tuples(st.integers(1, 23), st.integers(1, 23))
 
 
@@ -37,7 +39,7 @@ def test_start_has_the_standard_deviation_asked_for(make: Make) -> None:
     assert values.mean().item() == pytest.approx(0, abs=0.001)
 
 
-@EVERY
+@EACH_ALONE
 def test_start_depends_on_the_items_own_seed_only(make: Make) -> None:
     alone, first, last = make([5], (16, 18)), make([5, 6, 7], (16, 18)), make([9, 5, 5], (16, 18))
     for a, f, b in zip(alone.parameters(), first.parameters(), last.parameters(), strict=True):
@@ -62,7 +64,7 @@ def test_global_generator_is_neither_read_nor_moved(make: Make) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@EVERY
+@EACH_ALONE
 def test_items_do_not_share_gradients(make: Make) -> None:
     image = make([0, 1, 2], (6, 5))
     image()[1].square().sum().backward()

@@ -1,0 +1,213 @@
+"""The ascent itself: one batch of pictures, each with its own objective, step by step."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neurolab.featurevis.batch import BatchObjective
+from neurolab.featurevis.methods import Method
+from neurolab.featurevis.objectives import Objective
+from neurolab.featurevis.picture import Picture
+from neurolab.featurevis.progress import Report
+from neurolab.featurevis.regularizers import PICTURE
+from neurolab.featurevis.rescue import redirected_relus
+from neurolab.featurevis.transforms import AnyTransform, Frame, Views, find_transforms
+from neurolab.models.capture import capture
+from neurolab.models.folding import folded_norms
+from neurolab.models.zoo import Model
+
+# float16 is not among them: gradients of a mean over a map are below its smallest numbers.
+PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
+RESCUED = 16  # steps in which gradients are helped through ReLUs, as lucid's; what is dead then stays dead
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method for pictures and views of given sizes, and so many steps of it.
+
+    precision: what the network computes in, "float32" or "bfloat16"; pictures and objectives are float32.
+    """
+
+    method: Method
+    frame: Frame
+    transforms: tuple[AnyTransform, ...]
+    steps: int
+    precision: str = "float32"
+
+    @classmethod
+    def of(
+        cls,
+        method: Method,
+        view: tuple[int, int],
+        size: int | tuple[int, int] | None,
+        steps: int,
+        precision: str = "float32",
+    ) -> Recipe:
+        """The recipe for a network whose input is `view`."""
+        frame = Frame(view if size is None else _pair(size), view)
+        return cls(method, frame, find_transforms(method.transforms, frame), steps, precision)
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.method.views, *self.frame.picture) < 1:
+            given = f"{self.steps}, {self.method.views}, {self.frame.picture}"
+            raise ValueError(f"steps, views and size must be at least 1, not {given}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+
+    def computing(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Around the network: in the precision asked for."""
+        dtype = PRECISIONS[self.precision]
+        return torch.autocast(device.type, dtype) if dtype else nullcontext()
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "size": list(self.frame.picture),
+            "lr": self.method.lr,
+            "schedule": self.method.schedule,
+            "penalty": self.method.penalty.formula if self.method.penalty else None,
+            "optimizer": named(self.method.optimizer),
+            "transforms": [repr(transform) for transform in self.transforms],
+            "border": self.method.border,
+            "views": self.method.views,
+            **({"alpha": True} if self.method.alpha else {}),
+            **({"precision": self.precision} if self.precision != "float32" else {}),
+        }
+
+
+class Ascent:
+    """Gradient ascent on one batch of pictures, each with its own objective."""
+
+    def __init__(
+        self, model: Model, objectives: Sequence[Objective], seeds: Sequence[int], recipe: Recipe
+    ) -> None:
+        self.model, self.objectives, self.seeds, self.recipe = model, objectives, seeds, recipe
+        method = recipe.method
+        self.image = method.image(seeds, recipe.frame.picture).to(model.device)
+        self.views = Views(
+            recipe.transforms,
+            seeds,
+            recipe.frame,
+            steps=recipe.steps,
+            count=method.views,
+            border=method.border,
+            device=model.device,
+        )
+        drawn = [method.held(objective, model) for objective in objectives]
+        members = [objective for objective in drawn for _ in range(method.views)]
+        self.objective = BatchObjective(members, model.device)
+        self.optimizer = method.optimizer(self.image.parameters(), lr=method.lr)
+        self.history: list[Tensor] = []
+        self.dead = torch.zeros(len(objectives), dtype=torch.bool, device=model.device)
+
+    def run(self, report: Report) -> None:
+        """Take all steps."""
+        names = f"{self.objectives[0].name}{' ...' if len(self.objectives) > 1 else ''}"
+        judged = min(RESCUED, self.recipe.steps) - 1
+        sites = [site for site in self.objective.sites if site != PICTURE]
+        with capture(self.model, sites) as acts, folded_norms(self.model):
+            for step in range(self.recipe.steps):
+                with self.rescue() if step < judged else nullcontext():
+                    report(names, self.step(acts, step))
+                if step < judged:
+                    self.dead |= self.blocked()
+                elif step == judged:
+                    self.warn_of_dead(self.blocked())
+
+    def step(self, acts: capture, step: int) -> Tensor:
+        """One step up; the objectives [batch] before it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.method.lr_at(step, self.recipe.steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        views, pictures = self.recipe.method.views, self.image()
+        self.seen = self.views(pictures, step)
+        self.seen.retain_grad()
+        with self.recipe.computing(self.model.device):
+            self.model.encode_image(self.seen.contiguous(memory_format=torch.channels_last))
+        read = {site: acts[site] for site in self.objective.sites if site != PICTURE}
+        if PICTURE in self.objective.sites:
+            read[PICTURE] = pictures.repeat_interleave(views, 0)
+        values = self.objective(read).unflatten(0, (-1, views)).mean(1)
+        # The sum: the gradient of item i is that of its own objective, whatever the batch's size.
+        (-values.sum()).backward()
+        self.optimizer.step()
+        self.image.settle()
+        self.history.append(values.detach())
+        return self.history[-1]
+
+    def rescue(self) -> AbstractContextManager[None]:
+        """ReLUs that let a gradient through to the items that had none before, if there are any."""
+        if not self.dead.any():
+            return nullcontext()
+        return redirected_relus(self.model.module, self.dead.repeat_interleave(self.recipe.method.views))
+
+    def blocked(self) -> Tensor:
+        """Which items had no gradient through the network in the last step: bool [batch].
+
+        Looked for in what the network was shown: a penalty on the picture has a gradient of its own.
+        """
+        if self.seen.grad is None:
+            return torch.zeros_like(self.dead)
+        return ~self.seen.grad.unflatten(0, (len(self.dead), -1)).flatten(1).any(1)
+
+    def warn_of_dead(self, dead: Tensor) -> None:
+        """Warn of the items that still have no gradient of their own."""
+        if dead.any():
+            names = ", ".join(o.name for o, none in zip(self.objectives, dead.tolist(), strict=True) if none)
+            warnings.warn(
+                f"no gradient after {len(self.history)} steps, so the picture shows nothing: {names}. "
+                "A unit that is read after its ReLU has none while it is silent: draw it before the ReLU "
+                "(the port :in of the activation function's module), or start from another seed",
+                stacklevel=4,
+            )
+
+    def pictures(self) -> list[Picture]:
+        """The pictures as they are now; none where no step has been taken."""
+        if not self.history:
+            return []
+        with torch.no_grad():
+            shown = self.image()
+            images = as_bytes(
+                shown if shown.shape[1] == 3 else shown[:, :3] * shown[:, 3:] + 1 - shown[:, 3:]
+            )
+            transparent = as_bytes(shown) if shown.shape[1] == 4 else None
+        history = torch.stack(self.history, dim=1).cpu().numpy().astype(np.float32)
+        settings = self.recipe.settings() | self.image.settings() | {"steps": len(self.history)}
+        return [
+            Picture(
+                name=objective.name,
+                image=images[i],
+                rgba=None if transparent is None else transparent[i],
+                facet=objective.facet,
+                kind=self.image.kind,
+                seed=self.seeds[i],
+                settings=settings | {"objective": objective.formula},
+                history=history[i],
+            )
+            for i, objective in enumerate(self.objectives)
+        ]
+
+
+def named(optimizer: Any) -> str:
+    """What an optimizer is called, with the settings that it was given beforehand."""
+    if isinstance(optimizer, partial):
+        given = [f"{name}={value}" for name, value in optimizer.keywords.items() if name != "fused"]
+        return named(optimizer.func) + (f"({', '.join(given)})" if given else "")
+    return getattr(optimizer, "__name__", repr(optimizer)).lower()
+
+
+def as_bytes(images: Tensor) -> np.ndarray:
+    """Images [batch, channels, height, width] in [0, 1] as uint8 [batch, height, width, channels]."""
+    return np.ascontiguousarray((images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

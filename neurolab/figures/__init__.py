@@ -1,0 +1,1 @@
+"""Figures: each a function from what an atlas holds to a picture of it."""

@@ -15,8 +15,8 @@ from rich.table import Table
 from neurolab.errors import NeurolabError
 
 if TYPE_CHECKING:
+    from neurolab.measure import Measure
     from neurolab.models.zoo import Model
-    from neurolab.training.measure import Measure
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -183,9 +183,9 @@ def render(
     device: Device = "cpu",
 ) -> None:
     """Draw what excites units, by gradient ascent on an image (feature visualization)."""
-    from neurolab.analysis.search import require_model
     from neurolab.analysis.selectivity import most_selective
     from neurolab.atlas import open_atlas
+    from neurolab.atlas.matching import require_model
     from neurolab.featurevis.methods import find_method, maco
     from neurolab.featurevis.render import render as draw
     from neurolab.featurevis.spectrum import Spectrum
@@ -457,7 +457,7 @@ def train_pocket(
 
 
 def measures_table(measures: Sequence[Measure]) -> Table:
-    from neurolab.training.measure import interval, shown
+    from neurolab.measure import interval, shown
 
     table = Table("measure", "value", "95 % interval", "chance", "items", box=None, header_style="bold")
     for m in measures:

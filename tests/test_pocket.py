@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import neurolab
+from neurolab.measure import Measure
 from neurolab.models.pocket import pocket_folder
 from neurolab.models.zoo import Model
 from neurolab.training.evaluate import evaluate
-from neurolab.training.measure import Measure
 from neurolab.training.pocket import teacher_for
 
 

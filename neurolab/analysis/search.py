@@ -15,8 +15,9 @@ from torch import nn
 
 from neurolab.atlas import Atlas
 from neurolab.atlas.arrays import SiteArrays
+from neurolab.atlas.matching import require_model
+from neurolab.atlas.reductions import reduce_map
 from neurolab.errors import AtlasError
-from neurolab.mining.reductions import reduce_map
 from neurolab.models.capture import capture
 from neurolab.models.zoo import Model
 
@@ -39,7 +40,7 @@ def units_like_text(
     """The units whose exemplars look most like a text, best first.
 
     The score is the cosine between the text's embedding and the unit's, both from their mean: a unit's is the
-    mean direction of its exemplars' embeddings from the mean of all images (`neurolab.mining.embeddings`), a
+    mean direction of its exemplars' embeddings from the mean of all images (`neurolab.atlas.embeddings`), a
     text's the direction from the mean of `common_texts`. Texts and images lie in two narrow cones (Liang et
     al. 2022); without the means, the same few units would come first for every text. site: one or several
     sites; default: all. Ties: by site, then by unit number. Raises MissingTextTowerError for a model without
@@ -105,16 +106,6 @@ def units_excited_by(
         score = (value - np.asarray(arrays.mean, np.float64)) / np.where(varies, sd, 1.0)
         found.append((arrays, np.where(varies, score, np.nan), value))
     return _best(found, top)
-
-
-def require_model(atlas: Atlas, model: Model) -> None:
-    """AtlasError unless the atlas was made of this model: the weights are compared, not the names."""
-    about = atlas.manifest["model"]
-    if about["weights_hash"] != model.weights_hash:
-        raise AtlasError(
-            f"{atlas.path} was made of {about['name']} with the weights {about['weights_hash'][:12]}, not of "
-            f"{model.name} with {model.weights_hash[:12]}; load the model that the atlas was made of"
-        )
 
 
 def _sites(atlas: Atlas, site: str | Sequence[str] | None) -> list[SiteArrays]:

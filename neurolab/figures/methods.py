@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from neurolab.atlas.pictures import PictureRow
 from neurolab.errors import AtlasError
-from neurolab.training.measure import Measure
+from neurolab.measure import Measure
 
 DOT, MEAN, LINE, TEXT = "#7f9fbf", "#0b3c6f", "#b0b0b0", "#333333"
 WIDTH, ROW = 9.0, 0.42  # inches: of the figure, which a README shows whole, and of one method in a panel

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from neurolab.analysis.selectivity import most_selective
 from neurolab.atlas import Atlas
@@ -137,7 +137,7 @@ class Sheet:
                 draw.rectangle((x, top, x + CELL - 1, top + CELL - 1), fill=EMPTY)
                 continue
             canvas.paste(picture_cell(picture), (x, top))
-            draw.text((x, top + CELL + 3), method, INK, load_font("DejaVuSans", CAPTION))
+            draw.text((x, top + CELL + 3), method, INK, fitting(method, CELL))
             below = top + CELL + 3 + CAPTION + 2
             draw.text((x, below), caption(picture), FAINT, load_font("DejaVuSans", CAPTION - 2))
 
@@ -146,6 +146,14 @@ class Sheet:
         if data is None:
             raise AtlasError(f"{self.atlas.path} has no thumbnails; draw the sheet with no exemplars")
         return Image.fromarray(resize_crop(Image.open(io.BytesIO(data)), (CELL, CELL)))
+
+
+def fitting(text: str, width: int) -> ImageFont.FreeTypeFont:
+    """The caption's font, smaller where the text would be wider than so many pixels."""
+    pixels = CAPTION
+    while pixels > 8 and load_font("DejaVuSans", pixels).getlength(text) > width:
+        pixels -= 1
+    return load_font("DejaVuSans", pixels)
 
 
 def picture_cell(picture: PictureRow) -> Image.Image:

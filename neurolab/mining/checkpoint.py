@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from neurolab.atlas.reductions import Reduced
 from neurolab.atlas.writing import read_npz, write_npz
 from neurolab.errors import AtlasError
-from neurolab.mining.reductions import Reduced
 from neurolab.mining.summaries import Histogram, Moments, TopK
 
 Arrays = dict[str, NDArray[np.generic]]

@@ -14,18 +14,18 @@ import torch
 from numpy.typing import NDArray
 
 from neurolab.atlas import Atlas, AtlasWriter
+from neurolab.atlas.embeddings import EmbeddingsFile, mean_direction, unit_embeddings
 from neurolab.atlas.manifest import BUILDING
+from neurolab.atlas.reductions import Reduced, reduce_map
 from neurolab.atlas.writing import remove_leftovers
 from neurolab.data.loader import Batch
 from neurolab.errors import AtlasError, SourceError
 from neurolab.mining.checkpoint import MiningState, fresh_state
-from neurolab.mining.embeddings import EmbeddingsFile, mean_direction, unit_embeddings
 from neurolab.mining.identity import Identity, unfinished
-from neurolab.mining.progress import Reporter
-from neurolab.mining.reductions import Reduced, reduce_map
 from neurolab.models.capture import capture
 from neurolab.models.sites import Site
 from neurolab.models.zoo import Model
+from neurolab.progress import Reporter
 
 CHECKPOINT = "checkpoint.npz"
 

@@ -12,16 +12,16 @@ import torch
 
 from neurolab.atlas import Atlas
 from neurolab.atlas.manifest import describe_model
+from neurolab.atlas.reductions import check_reduction
 from neurolab.data.decode import ImageTransform
 from neurolab.data.loader import load_batches
 from neurolab.data.sources import Source, open_source
 from neurolab.errors import AtlasError, UnknownSiteError
 from neurolab.mining.identity import Identity, clear, same_build, unfinished
 from neurolab.mining.job import Job
-from neurolab.mining.progress import reporting, status
-from neurolab.mining.reductions import check_reduction
 from neurolab.models.sites import Site, find_site
 from neurolab.models.zoo import Model
+from neurolab.progress import reporting, status
 
 
 def mine(
@@ -52,7 +52,7 @@ def mine(
     same bytes each time. A finished atlas of the same model, source and settings is returned as it is.
 
     source: what `neurolab.open_source` takes; limit: only its first records. sites: full or short names.
-    reduction: `max`, `mean`, `cls` or `center`, see `neurolab.mining.reductions`. bins: of the histogram,
+    reduction: `max`, `mean`, `cls` or `center`, see `neurolab.atlas.reductions`. bins: of the histogram,
     which gets two more for what falls outside. thumbnail: longest side in pixels, None for none. device:
     where the model is moved first; threads: of torch, on the CPU (default: as torch is set, or as the build
     that is gone on with). workers: decode processes (default: one less than there are processors, at most 8).

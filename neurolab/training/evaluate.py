@@ -20,9 +20,9 @@ from neurolab.data.decode import ImageTransform
 from neurolab.data.loader import load_batches
 from neurolab.data.sources import Record, open_source
 from neurolab.data.text import UNSEEN_FONT, render_word
+from neurolab.measure import Measure, measure_table
 from neurolab.models.pocket import CONFIG, TOKENIZER, WEIGHTS, load_pocket, pocket_folder
 from neurolab.models.zoo import Model
-from neurolab.training.measure import Measure, measure_table
 from neurolab.training.parts import known_embeddings, last_name, word_list
 from neurolab.training.prepare import Embed
 from neurolab.training.typographic import attacks, flips

@@ -1,5 +1,9 @@
+from collections.abc import Callable
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from neurolab.featurevis.batch import BatchObjective
 from neurolab.featurevis.objectives import Constant, Direction, Objective, Unit, neuron
@@ -64,3 +68,33 @@ def test_sites_are_all_that_are_read_once_each() -> None:
 def test_a_number_alone_is_refused() -> None:
     with pytest.raises(ValueError, match="must read a site"):
         BatchObjective([Constant(1.0)])
+
+
+@given(
+    data=st.data(),
+    size=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+)
+@settings(deadline=None, max_examples=40)
+def test_any_batch_of_any_size_and_precision(
+    data: st.DataObject, size: tuple[int, int], dtype: torch.dtype
+) -> None:
+    """Each item's value is its own, in float32, whatever is drawn with it and the network computes in."""
+    random = torch.Generator().manual_seed(data.draw(st.integers(0, 999)))
+    kinds: list[Callable[[int], Objective]] = [
+        lambda i: Unit("map", i),
+        lambda i: Unit("map", i, "max") - 2 * Unit("vector", i),
+        lambda i: Direction("map", VECTORS[i], power=2),
+        lambda i: neuron("map", i, (size[0] - 1, 0)),
+        lambda i: (1 + Unit("vector", i)) * Unit("map", i),
+    ]
+    picked = data.draw(st.lists(st.tuples(st.sampled_from(kinds), st.integers(0, 4)), min_size=1, max_size=7))
+    members = [make(unit) for make, unit in picked]
+    acts = {
+        "map": torch.randn(len(members), 5, *size, generator=random).to(dtype),
+        "vector": torch.randn(len(members), 5, generator=random).to(dtype),
+    }
+    values = BatchObjective(members)(acts)
+    alone = [m({k: v[i : i + 1] for k, v in acts.items()})[0] for i, m in enumerate(members)]
+    assert values.dtype == torch.float32
+    torch.testing.assert_close(values, torch.stack(alone))

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from neurolab.atlas.reductions import Reduced
 from neurolab.errors import AtlasError
 from neurolab.mining.checkpoint import MiningState, fresh_state, interrupts_deferred
-from neurolab.mining.reductions import Reduced
 
 
 def feed(state: MiningState, seed: int, count: int = 9) -> None:

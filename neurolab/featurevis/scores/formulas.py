@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from neurolab.mining.embeddings import unit_norm
+from neurolab.atlas.embeddings import unit_norm
 
 LEAST_LIKENESS = 0.05  # of exemplars among themselves above random images; below, nothing can be compared
 
@@ -87,8 +87,9 @@ def transfer(
     exemplar; zeros where a unit has none, which is left out. After MACO's transferability (Fel et al. 2023),
     which takes the class score on other networks; units have no class, but they have exemplars.
 
-    Any picture comes to 0.5 over all units of a site, but not over some: white noise comes to 0.7 with the
-    pocket's most selective units, which like textures. Compare methods on the same units, and with noise.
+    Any picture comes to 0.5 over all units of a site, but not over some: by the pocket's own embedding, white
+    noise comes to 0.7 with its most selective units, which like textures. Compare methods on the same units,
+    and with noise.
     """
     if not own.any():
         return None

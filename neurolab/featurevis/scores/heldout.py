@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neurolab.atlas.arrays import SiteArrays
+from neurolab.atlas.reductions import reduce_map
 from neurolab.featurevis.seeds import generator
 from neurolab.featurevis.transforms import (
     AnyTransform,
@@ -23,7 +24,6 @@ from neurolab.featurevis.transforms import (
     matrices,
     uniform,
 )
-from neurolab.mining.reductions import reduce_map
 from neurolab.models.capture import capture
 from neurolab.models.zoo import Model
 

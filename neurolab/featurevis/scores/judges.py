@@ -11,11 +11,11 @@ from PIL import Image
 
 from neurolab.atlas import Atlas
 from neurolab.atlas.arrays import SiteArrays
+from neurolab.atlas.embeddings import mean_direction, unit_embeddings
 from neurolab.errors import AtlasError
 from neurolab.featurevis.scores.formulas import from_center
 from neurolab.featurevis.scores.heldout import Advance
 from neurolab.featurevis.scores.natural import EMBEDDING, Looker, as_thumbnail
-from neurolab.mining.embeddings import mean_direction, unit_embeddings
 from neurolab.models.zoo import Model
 
 EXEMPLARS = 9  # of a unit, from the strongest, that stand for what it responds to

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from neurolab.atlas import Atlas
+from neurolab.atlas.reductions import reduce_map
 from neurolab.data.decode import make_thumbnail, to_rgb
 from neurolab.featurevis.scores.heldout import Advance
-from neurolab.mining.reductions import reduce_map
 from neurolab.models.capture import capture
 from neurolab.models.sites import Site, list_sites
 from neurolab.models.zoo import Model

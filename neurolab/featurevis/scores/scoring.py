@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from neurolab.analysis.search import require_model
 from neurolab.atlas import Atlas
+from neurolab.atlas.matching import require_model
 from neurolab.atlas.pictures import PictureRow
 from neurolab.errors import AtlasError
 from neurolab.featurevis.picture import Picture
@@ -17,8 +17,8 @@ from neurolab.featurevis.scores.heldout import HELD_OUT
 from neurolab.featurevis.scores.judges import other_judge, own_judge
 from neurolab.featurevis.scores.subjects import Subject, read_picture
 from neurolab.featurevis.transforms import AnyTransform
-from neurolab.mining.progress import reporting
 from neurolab.models.zoo import Model
+from neurolab.progress import reporting
 
 Scores = dict[str, float]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from neurolab.atlas.reductions import REDUCTIONS, check_reduction, reduce_map
 from neurolab.errors import AtlasError
-from neurolab.mining.reductions import REDUCTIONS, check_reduction, reduce_map
 
 RNG = np.random.default_rng(0)
 MAP = RNG.standard_normal((5, 7, 4, 6)).astype(np.float32)

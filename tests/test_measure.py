@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neurolab.training.measure import Measure, interval, measure_table, shown
+from neurolab.measure import Measure, interval, measure_table, shown
 
 
 def test_interval_covers_a_known_share() -> None:

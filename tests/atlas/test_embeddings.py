@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from neurolab.atlas.embeddings import EmbeddingsFile, mean_direction, unit_embeddings, unit_norm
 from neurolab.errors import AtlasError
-from neurolab.mining.embeddings import EmbeddingsFile, mean_direction, unit_embeddings, unit_norm
 
 
 def by_hand(images: np.ndarray, embeddings: np.ndarray) -> np.ndarray:

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 import neurolab
 from neurolab.featurevis.methods import Method
 from neurolab.featurevis.parametrizations.fourier import FourierImage
-from neurolab.featurevis.transforms import Noise, Window
+from neurolab.featurevis.pixel_transforms import Noise
+from neurolab.featurevis.transforms import Window
 from neurolab.models.layouts import image_tower
 from neurolab.models.zoo import Model
 

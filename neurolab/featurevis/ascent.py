@@ -20,7 +20,8 @@ from neurolab.featurevis.picture import Picture
 from neurolab.featurevis.progress import Report
 from neurolab.featurevis.regularizers import PICTURE
 from neurolab.featurevis.rescue import redirected_relus
-from neurolab.featurevis.transforms import AnyTransform, Frame, Views, find_transforms
+from neurolab.featurevis.transforms import AnyTransform, Frame, find_transforms
+from neurolab.featurevis.views import Views
 from neurolab.models.capture import capture
 from neurolab.models.folding import folded_norms
 from neurolab.models.zoo import Model

@@ -20,7 +20,8 @@ from neurolab.featurevis.picture import Picture
 from neurolab.featurevis.scores import HELD_OUT, score, score_atlas
 from neurolab.featurevis.scores.heldout import Flip, Shear
 from neurolab.featurevis.scores.natural import earlier_sites
-from neurolab.featurevis.transforms import Frame, Views, Window, find_transforms
+from neurolab.featurevis.transforms import Frame, Window, find_transforms
+from neurolab.featurevis.views import Views
 from neurolab.models.zoo import Model, wrap_model
 from tests.conftest import make_clip
 

@@ -13,17 +13,10 @@ from torch import Tensor
 
 from neurolab.atlas.arrays import SiteArrays
 from neurolab.atlas.reductions import reduce_map
+from neurolab.featurevis.pixel_transforms import Noise
 from neurolab.featurevis.seeds import generator
-from neurolab.featurevis.transforms import (
-    AnyTransform,
-    Frame,
-    Noise,
-    Transform,
-    Views,
-    Window,
-    matrices,
-    uniform,
-)
+from neurolab.featurevis.transforms import AnyTransform, Frame, Transform, Window, matrices, uniform
+from neurolab.featurevis.views import Views
 from neurolab.models.capture import capture
 from neurolab.models.zoo import Model
 

@@ -13,7 +13,8 @@ from neurolab.featurevis.parametrizations.pixels import BoundedPixels
 from neurolab.featurevis.regularizers import L2, PICTURE, Opacity
 from neurolab.featurevis.render import render
 from neurolab.featurevis.seeds import generator
-from neurolab.featurevis.transforms import Frame, Views, backgrounds
+from neurolab.featurevis.transforms import Frame
+from neurolab.featurevis.views import Views, backgrounds
 from neurolab.models.zoo import Model
 
 

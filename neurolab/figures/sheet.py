@@ -101,8 +101,9 @@ class Sheet:
         lines = -(-len(self.rows) // self.columns)
         canvas = Image.new("RGB", (width, head + lines * self.down + MARGIN), "white")
         draw = ImageDraw.Draw(canvas)
-        draw.text((MARGIN, MARGIN - 8), title, INK, load_font("DejaVuSans-Bold", TITLE))
-        draw.text((MARGIN, MARGIN + TITLE), self.legend(), FAINT, load_font("DejaVuSans", CAPTION))
+        room = width - 2 * MARGIN
+        draw.text((MARGIN, MARGIN - 8), title, INK, fitting(title, room, "DejaVuSans-Bold", TITLE))
+        draw.text((MARGIN, MARGIN + TITLE), self.legend(), FAINT, fitting(self.legend(), room))
         for place, row in enumerate(self.rows):
             line, column = divmod(place, self.columns)
             corner = MARGIN + column * (self.across + 2 * BETWEEN), head + MARGIN // 2 + line * self.down
@@ -148,12 +149,11 @@ class Sheet:
         return Image.fromarray(resize_crop(Image.open(io.BytesIO(data)), (CELL, CELL)))
 
 
-def fitting(text: str, width: int) -> ImageFont.FreeTypeFont:
-    """The caption's font, smaller where the text would be wider than so many pixels."""
-    pixels = CAPTION
-    while pixels > 8 and load_font("DejaVuSans", pixels).getlength(text) > width:
+def fitting(text: str, width: int, font: str = "DejaVuSans", pixels: int = CAPTION) -> ImageFont.FreeTypeFont:
+    """A font in so many pixels per em, or fewer where the text would be wider than `width` pixels."""
+    while pixels > 8 and load_font(font, pixels).getlength(text) > width:
         pixels -= 1
-    return load_font("DejaVuSans", pixels)
+    return load_font(font, pixels)
 
 
 def picture_cell(picture: PictureRow) -> Image.Image:

@@ -124,9 +124,13 @@ def strength(plan: Plan, task: Task) -> Iterator[Row]:
         if theirs is None:
             theirs = held_out.strengths(peers.lucent, task, plan.batch, plan.looks)
         ours = held_out.strengths(engine, task, plan.batch, plan.looks)
-        value, low, high = held_out.ratio(ours.tolist(), theirs.tolist())
+        if theirs.mean() <= 0:
+            yield Row(key, measure, goal, note="Lucent's units are not excited, so there is no ratio")
+            continue
+        found = held_out.ratio(ours.tolist(), theirs.tolist())
         wins = f"larger for {int((ours > theirs).sum())} of {len(ours)} units"
-        yield Row(key, measure, goal, value, low, high, ours.mean().item(), theirs.mean().item(), wins)
+        means = ours.mean().item(), theirs.mean().item()
+        yield Row(key, measure, goal, found.value, found.low, found.high, *means, wins)
 
 
 def growth(plan: Plan, task: Task) -> Iterator[Row]:

@@ -12,8 +12,7 @@ from peers import GREY, Engine, Task
 from torch import Tensor
 
 import neurolab
-
-RESAMPLES = 2000  # of the bootstrap
+from neurolab.measure import Measure
 
 
 def excitation(task: Task, pictures: Tensor, looks: int) -> Tensor:
@@ -41,10 +40,6 @@ def strengths(engine: Engine, task: Task, batch: int, looks: int) -> Tensor:
     return torch.cat([excitation(part, engine(part), looks) for part in parts])
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Measure:
     """The ratio of the means over units, with its 95 % interval by bootstrap over the units."""
-    pairs = np.array([ours, theirs], dtype=float)
-    drawn = np.random.default_rng(0).integers(0, pairs.shape[1], (RESAMPLES, pairs.shape[1]))
-    means = pairs[:, drawn].mean(2)
-    low, high = np.quantile(means[0] / means[1], [0.025, 0.975])
-    return float(pairs[0].mean() / pairs[1].mean()), float(low), float(high)
+    return Measure.of_ratio("ratio", np.array(ours, dtype=float), np.array(theirs, dtype=float))

@@ -43,6 +43,7 @@ def featurevis() -> Iterator[ModuleType]:
 def small() -> Model:
     torch.manual_seed(0)
     parts = [nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.Conv2d(8, 20, 3), nn.Tanh(), nn.Conv2d(20, 4, 1)]
+    nn.init.ones_(parts[2].bias)  # type: ignore[arg-type]  # activations above 0, as a ratio of them needs
     return wrap_model(nn.Sequential(*parts), image_size=32, name="small")
 
 
@@ -84,6 +85,15 @@ def test_peers_that_are_missing_are_named(
     assert (rows["horama_ratio"].value, rows["horama_ratio"].note) == (None, "horama is not installed")
 
 
+def test_there_is_no_ratio_to_units_that_are_not_excited(
+    featurevis: ModuleType, plan: Any, small: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(featurevis.held_out, "strengths", lambda *_: torch.tensor([-1.0, 0.5]))
+    monkeypatch.setattr(featurevis.peers, "is_installed", lambda package: True)
+    for row in featurevis.strength(plan, featurevis.Task(small, "2", (0, 1), 2)):
+        assert (row.value, row.note) == (None, "Lucent's units are not excited, so there is no ratio")
+
+
 def test_engines_draw_what_they_are_asked_for(featurevis: ModuleType, small: Model) -> None:
     """Pictures of the units' own: each is excited more than a grey picture excites it, by every engine."""
     peers, task = featurevis.peers, featurevis.Task(small, "2", (4, 9), 12)
@@ -109,9 +119,11 @@ def test_the_floor_is_cut_at_the_layer(featurevis: ModuleType, small: Model) -> 
 
 
 def test_a_ratio_of_means_has_an_interval(featurevis: ModuleType) -> None:
-    value, low, high = featurevis.held_out.ratio([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    found = featurevis.held_out.ratio([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    value, low, high = found.value, found.low, found.high
     assert value == low == high == 2
-    value, low, high = featurevis.held_out.ratio([1.0, 2.0, 9.0], [2.0, 2.0, 2.0])
+    found = featurevis.held_out.ratio([1.0, 2.0, 9.0], [2.0, 2.0, 2.0])
+    value, low, high = found.value, found.low, found.high
     assert low < value == 2 < high
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import neurolab
 from neurolab.cli import app, main
 
 runner = CliRunner()
@@ -30,7 +31,18 @@ except SystemExit:
     assert "torch" not in sys.modules
 """
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    for command in ("sites", "build", "info", "render", "spectrum", "explore", "train"):
+    for command in (
+        "sites",
+        "build",
+        "info",
+        "render",
+        "spectrum",
+        "facet",
+        "score",
+        "sheet",
+        "explore",
+        "train",
+    ):
         assert command in output
 
 
@@ -78,6 +90,29 @@ def test_a_spectrum_and_a_picture_with_it(image_folder: Path, tmp_path: Path) ->
     run(*drawing, "--method", "maco", "--out", tmp_path / "demo")
     own, demo = (next((tmp_path / name).glob("*.png")).read_bytes() for name in ("own", "demo"))
     assert own != demo
+
+
+def test_a_facet_is_trained_and_drawn_with(image_folder: Path, tmp_path: Path) -> None:
+    facet = tmp_path / "even.npz"
+    sides = ["--positive", image_folder / "even", "--negative", image_folder / "odd"]
+    trained = run("facet", "train", "even", *sides, "--site", "layer2.1", "--out", facet)
+    assert "visual.layer2.1.act3:in" in trained
+    assert "12 images of the theme, 12 others, 6 held out" in " ".join(trained.split())
+    atlas = tmp_path / "atlas"
+    run("build", "--source", image_folder, "--site", "layer4.1", "--out", atlas, "--workers", 0)
+    draw = ["render", "pocket", "layer4.1/3", "--steps", 2, "--atlas", atlas]
+    run(*draw, "--facet", facet, "--strength", 3)
+    run(*draw)
+    drawn = neurolab.open_atlas(atlas).pictures("layer4.1/3")
+    assert {picture.facet for picture in drawn} == {"even", None}
+    (themed,) = [picture for picture in drawn if picture.facet]
+    assert "3 * even" in themed.settings["objective"]
+
+
+def test_a_transparent_picture_is_written(tmp_path: Path) -> None:
+    run("render", "pocket", "layer4.1/3", "--steps", 2, "--alpha", "--out", tmp_path)
+    (path,) = tmp_path.glob("*.png")
+    assert Image.open(path).mode == "RGBA"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -20,9 +20,6 @@ from neurolab.cli.options import (
     console,
     load,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -19,9 +19,6 @@ from neurolab.cli.options import (
     facet_app,
     load,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()

@@ -157,8 +157,9 @@ class Faceted(Objective):
     def bind(self, model: Model) -> Objective:
         changed = copy.copy(self)
         changed.base = self.base.bind(model)
-        last = max(locate_site(model, site).order for site in changed.base.sites if site != PICTURE)
-        earlier = [site for site in self.probes if locate_site(model, site).order < last]
+        read = [locate_site(model, site).order for site in changed.base.sites if site != PICTURE]
+        # A number, or a penalty on the picture, has no site that another could come before.
+        earlier = [site for site in self.probes if read and locate_site(model, site).order < max(read)]
         if not earlier:
             raise FacetError(
                 f"the facet {self.facet} has no site before {changed.base.name}: its sites are "

@@ -12,6 +12,7 @@ from neurolab.errors import FacetError
 from neurolab.featurevis.batch import BatchObjective
 from neurolab.featurevis.facets import Facet, Faceted, Probe, find_facet, shipped_facets
 from neurolab.featurevis.objectives import Direction, Objective, Unit
+from neurolab.featurevis.regularizers import TotalVariation
 from neurolab.featurevis.render import render
 from neurolab.models.capture import capture
 from neurolab.models.sites import find_site
@@ -201,6 +202,8 @@ def test_later_sites_are_left_out_and_none_is_refused(tiny_clip: Model) -> None:
     assert bound.sites == ("visual.layer3.0.act3:in", "visual.layer2.0.act3:in")
     with pytest.raises(FacetError, match="no site before"):
         facet(Unit("layer1.0", 1)).bind(tiny_clip)
+    with pytest.raises(FacetError, match="no site before TV"):
+        facet(TotalVariation()).bind(tiny_clip)
     odd = Facet("odd", {"layer2.0": torch.ones(7)}, {})
     with pytest.raises(FacetError, match="7 does not fit"):
         odd(Unit("layer4.0", 1)).bind(tiny_clip)

@@ -67,6 +67,10 @@ class PictureRow(Mapping[str, Any]):
     height: int
     history: tuple[float, ...]  # the objective, step by step
 
+    def to_pil(self) -> Image.Image:
+        """The picture, RGB; AtlasError where its file cannot be read."""
+        return read_picture(self.path)
+
     def __getitem__(self, name: str) -> Any:
         if name not in {f.name for f in fields(self)}:
             raise KeyError(name)
@@ -159,6 +163,15 @@ class Pictures:
                 "history": tuple(row["history"]),
             }
         )
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture's file, RGB; AtlasError where it cannot be read."""
+    try:
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
+    except OSError as error:
+        raise AtlasError(f"{path} cannot be read ({error}); draw the picture again") from error
 
 
 def _read(path: Path) -> pa.Table:

@@ -14,7 +14,8 @@ from PIL import Image
 from neurolab.atlas import Atlas, open_atlas
 from neurolab.atlas.arrays import Exemplar
 from neurolab.atlas.manifest import MANIFEST
-from neurolab.errors import AtlasError, UnknownModelError
+from neurolab.atlas.pictures import read_picture
+from neurolab.errors import UnknownModelError
 from neurolab.explorer.spotlight import Box, mark
 from neurolab.explorer.tables import ImageTexts, read_texts
 
@@ -103,11 +104,7 @@ def load_model_once(name: str, pretrained: str | None, weights: str | None, weig
 
 
 def _card_picture(path: Path) -> bytes:
-    try:
-        with Image.open(path) as picture:
-            small = picture.convert("RGB")
-    except OSError as error:
-        raise AtlasError(f"{path} cannot be read ({error}); draw the pictures again") from error
+    small = read_picture(path)
     small.thumbnail((CARD_PIXELS, CARD_PIXELS), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=88, method=0)

@@ -12,7 +12,7 @@ from neurolab.analysis.selectivity import most_selective
 from neurolab.atlas import Atlas
 from neurolab.atlas.arrays import Exemplar
 from neurolab.atlas.pictures import PictureRow
-from neurolab.data.decode import resize_crop, to_rgb
+from neurolab.data.decode import resize_crop
 from neurolab.data.text import load_font
 from neurolab.errors import AtlasError
 from neurolab.figures.methods import method_name
@@ -158,12 +158,7 @@ def fitting(text: str, width: int, font: str = "DejaVuSans", pixels: int = CAPTI
 
 def picture_cell(picture: PictureRow) -> Image.Image:
     """A picture, whole, in a square."""
-    try:
-        with Image.open(picture.path) as opened:
-            image = to_rgb(opened).copy()  # read before the file is closed
-    except OSError as error:
-        raise AtlasError(f"{picture.path} cannot be read ({error}); draw the picture again") from error
-    return ImageOps.pad(image, (CELL, CELL), Image.Resampling.BICUBIC, "white")
+    return ImageOps.pad(picture.to_pil(), (CELL, CELL), Image.Resampling.BICUBIC, "white")
 
 
 def caption(picture: PictureRow) -> str:

@@ -38,11 +38,21 @@ def test_a_picture_comes_back(atlas: Atlas) -> None:
     assert np.array_equal(np.array(row.history, np.float32), drawn.history)
     assert (row.width, row.height) == (8, 6)
     assert row.path == atlas.path / row.file
-    assert np.array_equal(np.asarray(Image.open(row.path)), drawn.image)
+    assert np.array_equal(np.asarray(row.to_pil()), drawn.image)
     assert row["unit"] == dict(row)["unit"] == row.unit and len(row) == len(dict(row))
     with pytest.raises(KeyError):
         row["nothing"]
     assert atlas.pictures("layer4.2/1") == [] and atlas.summary()["pictures"] == 1
+
+
+def test_a_damaged_picture_is_named(atlas: Atlas) -> None:
+    (row,) = atlas.add_pictures([picture()])
+    row.path.write_bytes(b"no picture")
+    with pytest.raises(AtlasError, match=f"{row.path.name} cannot be read .* draw the picture again"):
+        row.to_pil()
+    row.path.unlink()
+    with pytest.raises(AtlasError, match="cannot be read"):
+        row.to_pil()
 
 
 def test_the_same_picture_drawn_anew_replaces_the_old(atlas: Atlas) -> None:

@@ -15,7 +15,7 @@ from neurolab.featurevis.picture import Picture
 from neurolab.featurevis.scores.comparing import path_similarities, responses, seed_diversities, transfers
 from neurolab.featurevis.scores.heldout import HELD_OUT
 from neurolab.featurevis.scores.judges import other_judge, own_judge
-from neurolab.featurevis.scores.subjects import Subject, read_picture
+from neurolab.featurevis.scores.subjects import Subject
 from neurolab.featurevis.transforms import AnyTransform
 from neurolab.models.zoo import Model
 from neurolab.progress import reporting
@@ -125,7 +125,7 @@ def with_scores(row: PictureRow, scores: Scores) -> Picture:
     """A picture of the atlas with scores beside those that it has; of equal names the new ones."""
     return Picture(
         name=row.unit,
-        image=np.asarray(read_picture(row)),
+        image=np.asarray(row.to_pil()),
         kind=row.kind,
         facet=row.facet,
         seed=row.seed,

@@ -11,8 +11,6 @@ from PIL import Image
 from neurolab.atlas import Atlas
 from neurolab.atlas.arrays import SiteArrays
 from neurolab.atlas.pictures import PictureRow
-from neurolab.data.decode import to_rgb
-from neurolab.errors import AtlasError
 from neurolab.featurevis.picture import Picture
 
 
@@ -33,18 +31,8 @@ class Subject:
         site, _, index = unit.rpartition("/")
         settings = json.dumps(picture.settings, sort_keys=True, default=str)
         kin = (unit, picture.kind, picture.facet or "", settings)
-        return cls(atlas.site(site), int(index), read_picture(picture), kin, picture.seed)
-
-
-def read_picture(picture: Picture | PictureRow) -> Image.Image:
-    """The image, RGB; AtlasError where the atlas's file of it cannot be read."""
-    if isinstance(picture, Picture):
-        return Image.fromarray(picture.image)
-    try:
-        with Image.open(picture.path) as opened:
-            return to_rgb(opened).copy()  # read before the file is closed
-    except OSError as error:
-        raise AtlasError(f"{picture.path} cannot be read ({error}); draw the picture again") from error
+        image = picture.to_pil() if isinstance(picture, PictureRow) else Image.fromarray(picture.image)
+        return cls(atlas.site(site), int(index), image, kin, picture.seed)
 
 
 def by_site(subjects: Sequence[Subject]) -> Iterator[tuple[SiteArrays, list[int]]]:

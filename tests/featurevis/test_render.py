@@ -98,7 +98,7 @@ def test_other_parametrizations_and_transforms(tiny_clip: Model) -> None:
 
 
 def test_a_network_may_compute_in_bfloat16(tiny_clip: Model, pictures: list[Picture]) -> None:
-    """The same pictures are the start, rounded otherwise; then Adam, which looks at signs, parts their ways."""
+    """Equal starts, rounded otherwise; then Adam, which follows signs, parts their ways."""
     for exact, coarse in zip(pictures, draw(tiny_clip, precision="bfloat16"), strict=True):
         assert coarse.settings["precision"] == "bfloat16"
         assert "precision" not in exact.settings

@@ -9,9 +9,7 @@ What merging promises:
 - `TopK`: byte-identical for every sharding and every order.
 - `Histogram`: counts are integers, so byte-identical for every sharding and order, where all have the same
   edges (give them to every shard: those of a sample of its own would differ).
-- `Moments`: count, minimum and maximum byte-identical for every sharding and order; mean and variance
-  byte-identical when the same parts are merged in the same order (two parts: in either order), and equal to
-  float64 rounding otherwise.
+- `Moments`: sums are exact, so byte-identical for every sharding and order.
 """
 
 from neurolab.mining.histogram import Histogram

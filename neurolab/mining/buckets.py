@@ -1,0 +1,253 @@
+"""A few images of every activation level of each unit, drawn uniformly: what conditional plots are made of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+State = dict[str, NDArray[np.generic]]
+Hashes = NDArray[np.uint64]
+
+MOST_BUCKETS = 32
+_HASH_BITS = 59  # so that a bucket's number fits above a hash
+EMPTY = np.uint64(2**_HASH_BITS - 1)  # the hash of a place without an image: larger than any image's
+_FINEST = 40  # a bucket is at least 2**-40 of the largest value wide, so that its number is exact
+_UNSEEN = -(2**20)  # the exponent of a unit of which nothing was seen
+_UNITS_AT_ONCE = 1024
+
+
+def draw_hashes(keys: Sequence[str], seed: int = 0) -> Hashes:
+    """A number below 2**59 - 1 for each image key; the images with the lowest are drawn.
+
+    Keyed BLAKE2b: as good as random, but a key has the same whatever else is mined; with another seed,
+    others.
+    """
+    secret = seed.to_bytes(8, "little")
+    texts = (key.encode("utf-8", "backslashreplace") for key in keys)
+    digests = b"".join(hashlib.blake2b(text, digest_size=8, key=secret).digest() for text in texts)
+    drawn = np.frombuffer(digests, "<u8") >> np.uint64(64 - _HASH_BITS)
+    return np.minimum(drawn, EMPTY - np.uint64(1)).astype(np.uint64)
+
+
+class ActivationBuckets:
+    """For each of at most `buckets` levels of activation of each unit, up to `images` images, drawn uniformly.
+
+    The article's procedure (Goh et al. 2021, appendix on conditional probability): buckets of equal width
+    from the most negative to the most positive activation, and in each the same number of images, however
+    rare the level. Here it takes one pass and no edges beforehand: the width is the least power of two with
+    which `buckets` buckets, whose edges are its multiples, cover what was seen (so there are between half of
+    them and all, and 0 is an edge). When the range grows, two buckets become one. In each, the images with
+    the lowest hashes are kept (`draw_hashes`): a uniform draw without replacement, the same for every order
+    and sharding. NaN and infinities are left out.
+    """
+
+    def __init__(self, units: int, buckets: int = 16, images: int = 16) -> None:
+        """ValueError for numbers of buckets that are not 2 to 32, or no images."""
+        if not 2 <= buckets <= MOST_BUCKETS or images < 1:
+            raise ValueError(
+                f"2 to {MOST_BUCKETS} buckets of at least 1 image, not {buckets} of {images}: choose others"
+            )
+        self.units, self.buckets, self.images = units, buckets, images
+        self._low = np.full(units, np.inf, np.float32)
+        self._high = np.full(units, -np.inf, np.float32)
+        self._exponent = np.full(units, _UNSEEN, np.int64)
+        # Bucket number i of a unit, floor(value / width), lies at i modulo buckets.
+        self._counts = np.zeros((units, buckets), np.int64)
+        self._hashes = np.full((units, buckets, images), EMPTY, np.uint64)
+        self._drawn = np.full((units, buckets, images), -1, np.int64)
+        self._values = np.full((units, buckets, images), np.nan, np.float32)
+
+    def update(self, values: ArrayLike, indices: ArrayLike, hashes: Hashes) -> None:
+        """Offer `values` [n, units] of images `indices` [n] with their `hashes` [n]."""
+        floats = np.asarray(values, np.float32) + np.float32(0)  # -0.0 becomes 0.0
+        numbers = np.asarray(indices, np.int64)
+        if floats.shape != (len(numbers), self.units) or len(hashes) != len(numbers):
+            raise ValueError(f"values are {floats.shape}; expected {(len(numbers), self.units)}, as hashes")
+        for start in range(0, self.units if len(numbers) else 0, _UNITS_AT_ONCE):
+            some = slice(start, start + _UNITS_AT_ONCE)
+            self._offer(some, floats[:, some], numbers, hashes)
+
+    def _offer(
+        self, some: slice, values: NDArray[np.float32], indices: NDArray[np.int64], hashes: Hashes
+    ) -> None:
+        finite = np.isfinite(values)
+        everything = bool(finite.all())
+        low = np.min(values, axis=0, initial=np.inf, where=True if everything else finite)
+        high = np.max(values, axis=0, initial=-np.inf, where=True if everything else finite)
+        self._widen(some, low, high)
+        with np.errstate(invalid="ignore"):
+            numbers = np.floor(np.ldexp(values.astype(np.float64), -self._exponent[some]))
+        numbers[~finite] = 0
+        places = numbers.astype(np.int64) % self.buckets + np.arange(numbers.shape[1]) * self.buckets
+        counted = places.ravel() if everything else places[finite]
+        self._counts[some] += np.bincount(counted, minlength=self._counts[some].size).reshape(-1, self.buckets)
+        kept = self._hashes[some].reshape(-1, self.images)
+        admitted = finite & (hashes[:, None] < kept.max(axis=1)[places])
+        rows, units = np.nonzero(admitted)
+        self._admit(some, places[rows, units], hashes[rows], indices[rows], values[rows, units])
+
+    def _admit(
+        self,
+        some: slice,
+        places: NDArray[np.int64],
+        hashes: Hashes,
+        indices: NDArray[np.int64],
+        values: NDArray[np.float32],
+    ) -> None:
+        """Put images into their places [units * buckets], instead of those with the largest hashes."""
+        kept, drawn, of = (
+            array[some].reshape(-1, self.images) for array in (self._hashes, self._drawn, self._values)
+        )
+        while len(places):
+            # One image for each place at a time.
+            _, first = np.unique(places, return_index=True)
+            now = places[first]
+            slot = kept[now].argmax(axis=1)
+            better = hashes[first] < kept[now, slot]
+            chosen, now, slot = first[better], now[better], slot[better]
+            kept[now, slot], drawn[now, slot], of[now, slot] = hashes[chosen], indices[chosen], values[chosen]
+            rest = np.ones(len(places), bool)
+            rest[first] = False
+            places, hashes, indices, values = places[rest], hashes[rest], indices[rest], values[rest]
+
+    def _widen(self, some: slice, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
+        """Let the buckets of some units cover [low, high], too."""
+        before, lowest = self._exponent[some].copy(), self._low[some].copy()
+        self._low[some] = np.minimum(lowest, low)
+        self._high[some] = np.maximum(self._high[some], high)
+        after = find_exponents(self._low[some], self._high[some], self.buckets)
+        changed = np.flatnonzero((after != before) & (before != _UNSEEN))
+        self._exponent[some] = after
+        if len(changed):
+            units = changed + some.start
+            self._coarsen(units, lowest[changed], before[changed], after[changed])
+
+    def _coarsen(
+        self,
+        units: NDArray[np.int64],
+        low: NDArray[np.float32],
+        before: NDArray[np.int64],
+        after: NDArray[np.int64],
+    ) -> None:
+        """Join the buckets of units that were seen from `low` up, as the exponent of the width grows."""
+        first = np.floor(np.ldexp(low.astype(np.float64), -before)).astype(np.int64)[:, None]
+        places = np.arange(self.buckets)
+        numbers = first + (places - first) % self.buckets
+        joined = (numbers >> np.minimum(after - before, 63)[:, None]) % self.buckets
+        counts = np.zeros((len(units), self.buckets), np.int64)
+        np.add.at(counts, (np.arange(len(units))[:, None], joined), self._counts[units])
+        self._counts[units] = counts
+        self._refill(units, np.repeat(joined, self.images, axis=1), [self])
+
+    def _refill(
+        self, units: NDArray[np.int64], places: NDArray[np.int64], givers: Sequence[ActivationBuckets]
+    ) -> None:
+        """Fill the buckets of units with the lowest hashes of what the givers have of them.
+
+        places: [units, images] the bucket in which each of the givers' images belongs.
+        """
+        hashes, drawn, values = (
+            np.concatenate([getattr(giver, name)[units].reshape(len(units), -1) for giver in givers], axis=1)
+            for name in ("_hashes", "_drawn", "_values")
+        )
+        keys = (places.astype(np.uint64) << np.uint64(_HASH_BITS)) | hashes
+        order = np.argsort(keys, axis=1, kind="stable")
+        places = np.take_along_axis(places, order, axis=1)
+        # The rank of each within its bucket: its column less that of the bucket's first.
+        sizes = np.stack([(places == bucket).sum(axis=1) for bucket in range(self.buckets)], axis=1)
+        starts = np.cumsum(sizes, axis=1) - sizes
+        rank = np.arange(places.shape[1]) - np.take_along_axis(starts, places, axis=1)
+        row, column = np.nonzero(rank < self.images)
+        where = units[row], places[row, column], rank[row, column]
+        self._hashes[units], self._drawn[units], self._values[units] = EMPTY, -1, np.nan
+        from_ = row, order[row, column]
+        self._hashes[where], self._drawn[where], self._values[where] = (
+            hashes[from_], drawn[from_], values[from_],
+        )  # fmt: skip
+
+    def merge(self, other: ActivationBuckets) -> None:
+        """Take in what `other` has seen; `other` stays as it is. ValueError where the sizes differ."""
+        if (other.units, other.buckets, other.images) != (self.units, self.buckets, self.images):
+            raise ValueError("cannot merge buckets of other numbers of units, buckets or images")
+        other = ActivationBuckets.from_state(other.state())
+        for start in range(0, self.units, _UNITS_AT_ONCE):
+            some = slice(start, min(start + _UNITS_AT_ONCE, self.units))
+            for one, its in ((self, other), (other, self)):
+                one._widen(some, its._low[some], its._high[some])
+            self._counts[some] += other._counts[some]
+            places = np.tile(np.repeat(np.arange(self.buckets), self.images), 2)
+            units = np.arange(some.start, some.stop)
+            self._refill(units, np.tile(places, (len(units), 1)), [self, other])
+
+    def shift_images(self, by: int) -> None:
+        """Number the images from `by` on: those of a shard, once it is known how many come before it."""
+        self._drawn = np.where(self._drawn < 0, self._drawn, self._drawn + by)
+
+    def arrays(self) -> State:
+        """For the atlas, from the lowest bucket up; places without a bucket come last.
+
+        edges [units, buckets + 1] float64, NaN behind the last; counts [units, buckets] int64, how many
+        images were in each; images [units, buckets, images] int64 in the order of the draw, -1 for none;
+        values, their activations, float32.
+        """
+        seen = self._exponent != _UNSEEN
+        exponent = np.where(seen, self._exponent, 0)
+        low, high = (np.where(seen, ends, 0).astype(np.float64) for ends in (self._low, self._high))
+        first, last = (np.floor(np.ldexp(ends, -exponent)).astype(np.int64) for ends in (low, high))
+        numbers = first[:, None] + np.arange(self.buckets + 1)
+        edges = np.ldexp(numbers.astype(np.float64), exponent[:, None])
+        edges[(numbers > last[:, None] + 1) | ~seen[:, None]] = np.nan
+        places = numbers[:, :-1] % self.buckets
+        order = np.argsort(self._hashes, axis=2, kind="stable")
+        images, values = (np.take_along_axis(a, order, axis=2) for a in (self._drawn, self._values))
+        return {
+            "edges": edges,
+            "counts": np.take_along_axis(self._counts, places, axis=1),
+            "images": np.take_along_axis(images, places[:, :, None], axis=1),
+            "values": np.take_along_axis(values, places[:, :, None], axis=1),
+        }
+
+    def state(self) -> State:
+        """Everything: low, high, exponent [units]; counts [units, buckets]; hashes, images, values."""
+        order = np.argsort(self._hashes, axis=2, kind="stable")
+        drawn = {"hashes": self._hashes, "images": self._drawn, "values": self._values}
+        return {
+            "low": self._low.copy(),
+            "high": self._high.copy(),
+            "exponent": self._exponent.copy(),
+            "counts": self._counts.copy(),
+            **{name: np.take_along_axis(array, order, axis=2) for name, array in drawn.items()},
+        }
+
+    @classmethod
+    def from_state(cls, state: State) -> ActivationBuckets:
+        """The summary whose `state()` this is."""
+        units, buckets, images = state["hashes"].shape
+        self = cls(units, buckets, images)
+        self._low, self._high = state["low"].astype(np.float32), state["high"].astype(np.float32)
+        self._exponent, self._counts = state["exponent"].astype(np.int64), state["counts"].astype(np.int64)
+        self._hashes, self._drawn = state["hashes"].astype(np.uint64), state["images"].astype(np.int64)
+        self._values = state["values"].astype(np.float32)
+        return self
+
+
+def find_exponents(low: NDArray[np.float32], high: NDArray[np.float32], buckets: int) -> NDArray[np.int64]:
+    """The exponent of the least power of two of which `buckets` buckets cover [low, high], for each unit.
+
+    It is no less than 2**-40 of the largest value, nor than the smallest float32; `_UNSEEN` where low > high.
+    """
+    seen = low <= high
+    bottom, top = (np.where(seen, ends, 0).astype(np.float64) for ends in (low, high))
+    largest = np.maximum(np.abs(bottom), np.abs(top))
+    least = np.maximum(np.frexp(largest)[1].astype(np.int64) - _FINEST, -149)
+    # The range is above (buckets - 2) widths of the exponent before the one that is sought.
+    guess = np.frexp((top - bottom) / buckets)[1].astype(np.int64) - 2
+    exponent = np.where(top > bottom, np.maximum(guess, least), least)
+    while True:
+        wide = np.floor(np.ldexp(top, -exponent)) - np.floor(np.ldexp(bottom, -exponent)) >= buckets
+        if not wide.any():
+            return np.where(seen, exponent, _UNSEEN)
+        exponent += wide

@@ -31,7 +31,25 @@ _STATISTICS = (
     ("edges", np.float64, ("units", "bins+1")),
 )
 _EMBEDDINGS = (("embedding", np.float16, ("units", "dim")),)
-_FILES = {"exemplars.npz": _EXEMPLARS, "statistics.npz": _STATISTICS, "embeddings.npz": _EMBEDDINGS}
+_LOWEST = (
+    ("values", np.float32, ("units", "bottom")),
+    ("images", np.int64, ("units", "bottom")),
+    ("position", np.int32, ("units", "bottom")),
+)
+_BUCKETS = (
+    ("edges", np.float64, ("units", "buckets+1")),
+    ("counts", np.int64, ("units", "buckets")),
+    ("images", np.int64, ("units", "buckets", "drawn")),
+    ("values", np.float32, ("units", "buckets", "drawn")),
+)
+_FILES = {
+    "exemplars.npz": _EXEMPLARS,
+    "statistics.npz": _STATISTICS,
+    "embeddings.npz": _EMBEDDINGS,
+    "lowest.npz": _LOWEST,
+    "buckets.npz": _BUCKETS,
+}
+_OPTIONAL = ("lowest", "buckets")  # each a file of its own name, and an attribute of SiteArrays
 
 
 @dataclass(frozen=True)
@@ -61,6 +79,11 @@ class SiteArrays:
     histogram: np.ndarray  # [units, bins] int64
     edges: np.ndarray  # [units, bins + 1] float64
     embedding: np.ndarray | None  # [units, D] float16: unit-norm mean embedding of the exemplars
+    # values, images, position [units, n]: the images that excite a unit least, from the least on
+    lowest: dict[str, np.ndarray] | None = None
+    # edges [units, buckets + 1] (NaN behind the last), counts [units, buckets], images and values [units,
+    # buckets, n]: images of each level of activation, drawn at random; -1 and NaN where there are fewer
+    buckets: dict[str, np.ndarray] | None = None
 
     @property
     def k(self) -> int:
@@ -153,8 +176,12 @@ def write_site_arrays(
     exemplars: Mapping[str, np.ndarray],
     statistics: Mapping[str, np.ndarray],
     embedding: np.ndarray | None = None,
+    others: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> dict[str, int]:
-    """Write a site's array files, shapes and types checked; returns {"k", "bins", "embedding_dim"}."""
+    """Write a site's array files, shapes and types checked; returns {"k", "bins", "embedding_dim"}.
+
+    others: arrays of the files that an atlas may lack, by their names in SiteArrays.
+    """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     sizes = {"units": units}
@@ -164,8 +191,9 @@ def write_site_arrays(
     ]
     if embedding is not None:
         files.append(("embeddings.npz", {"embedding": embedding}))
-    else:
-        (path / "embeddings.npz").unlink(missing_ok=True)
+    files += [(f"{name}.npz", arrays) for name, arrays in (others or {}).items()]
+    for name in _FILES.keys() - dict(files).keys():
+        (path / name).unlink(missing_ok=True)
     for name, arrays in files:
         write_npz(path / name, **_checked(name, arrays, sizes))
     return {"k": sizes["k"], "bins": sizes["bins"], "embedding_dim": sizes.get("dim", 0)}
@@ -175,11 +203,14 @@ def read_site_arrays(folder: Path, units: int, has_embedding: bool) -> dict[str,
     """The arrays of a site by name, mapped and checked; `embedding` is None where there is none."""
     sizes = {"units": units}
     arrays: dict[str, Any] = {"embedding": None}
-    for name in ["exemplars.npz", "statistics.npz"] + ["embeddings.npz"] * has_embedding:
-        try:
+    try:
+        for name in ["exemplars.npz", "statistics.npz"] + ["embeddings.npz"] * has_embedding:
             arrays |= _checked(name, read_npz(folder / name), sizes)
-        except AtlasError as error:
-            raise AtlasError(f"{folder}: {error}") from error
+        for part in _OPTIONAL:
+            if (folder / f"{part}.npz").exists():
+                arrays[part] = _checked(f"{part}.npz", read_npz(folder / f"{part}.npz"), sizes)
+    except AtlasError as error:
+        raise AtlasError(f"{folder}: {error}") from error
     return arrays
 
 
@@ -193,10 +224,8 @@ def _checked(file: str, arrays: Mapping[str, np.ndarray], sizes: dict[str, int])
     for name, dtype, axes in expected:
         array = np.asarray(arrays[name])
         wanted = tuple(
-            sizes["bins"] + 1
-            if axis == "bins+1"
-            else sizes.setdefault(axis, array.shape[i] if i < array.ndim else -1)
-            for i, axis in enumerate(axes)
+            sizes.setdefault(axis.removesuffix("+1"), array.shape[i] - more if i < array.ndim else -1) + more
+            for i, (axis, more) in enumerate((axis, axis.endswith("+1")) for axis in axes)
         )
         if array.shape != wanted or not np.can_cast(array.dtype, dtype, "same_kind"):
             raise AtlasError(

@@ -13,7 +13,7 @@ import numpy as np
 
 from neurolab.atlas.arrays import write_site_arrays
 from neurolab.atlas.images import ImageItem, ImagesWriter
-from neurolab.atlas.manifest import BUILDING, FORMAT_VERSION, MANIFEST
+from neurolab.atlas.manifest import BUILDING, FORMAT_VERSION, MANIFEST, describe_files, sealed
 from neurolab.atlas.writing import locked, remove_leftovers, site_folder, write_json
 from neurolab.errors import AtlasError
 
@@ -95,14 +95,16 @@ class AtlasWriter:
         exemplars: Mapping[str, np.ndarray],
         statistics: Mapping[str, np.ndarray],
         embedding: np.ndarray | None = None,
+        others: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     ) -> None:
         """Write a site's arrays.
 
         exemplars: values, images, position, each [units, k]. statistics: count, mean, sd, min, max [units],
-        histogram [units, bins], edges [units, bins + 1]. embedding: [units, D] or None.
+        histogram [units, bins], edges [units, bins + 1]. embedding: [units, D] or None. others:
+        arrays of what an atlas may lack, by their names in SiteArrays (lowest, buckets).
         """
         folder = f"sites/{site_folder(site.name)}"
-        sizes = write_site_arrays(self.out / folder, site.units, exemplars, statistics, embedding)
+        sizes = write_site_arrays(self.out / folder, site.units, exemplars, statistics, embedding, others)
         grid = site.grid if reduction in ("max", "center") else None  # the others have no place
         self._sites[site.name] = {
             "order": self._sites.get(site.name, {}).get("order", len(self._sites)),
@@ -118,7 +120,7 @@ class AtlasWriter:
         }
 
     def finish(self, skipped: Sequence[tuple[str, str]] = ()) -> Atlas:
-        """Write images.parquet, report.json and, last, the manifest; returns the atlas.
+        """Write images.parquet, report.json and, last, the manifest with their hashes; returns the atlas.
 
         skipped: (key, reason) of every image that could not be read.
         """
@@ -131,12 +133,22 @@ class AtlasWriter:
             "format_version": FORMAT_VERSION,
             "source": self._identity["source"] | {"kept": kept, "skipped": len(faults)},
             "sites": self._sites,
+            "files": describe_files(self.out, self._written()),
             "complete": True,
         }
-        write_json(self.out / MANIFEST, manifest)
+        write_json(self.out / MANIFEST, sealed(manifest))
         shutil.rmtree(self.build_folder)
         self.close()
         return Atlas.open(self.out)
+
+    def _written(self) -> list[str]:
+        """The files of the atlas, by their POSIX paths in it."""
+        arrays = [
+            f"{about['folder']}/{path.name}"
+            for about in self._sites.values()
+            for path in (self.out / about["folder"]).glob("[!.]*.npz")
+        ]
+        return ["images.parquet", "report.json", *sorted(arrays)]
 
     def close(self) -> None:
         """Let go of the folder; an unfinished build stays to be resumed."""

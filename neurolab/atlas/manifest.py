@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
-from pathlib import Path
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from neurolab.atlas.writing import site_folder
+from neurolab.atlas.writing import json_bytes, sha256_file, site_folder
 from neurolab.errors import AtlasError
 
 FORMAT_VERSION = 1
@@ -46,6 +48,20 @@ def describe_model(
     }
 
 
+def describe_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What the manifest says of files in the atlas `folder`: by name, their `sha256` and size in `bytes`."""
+    return {
+        name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size}
+        for name in names
+    }
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with its own SHA-256, which is over everything else in it, as `json_bytes` writes it."""
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return rest | {"sha256": hashlib.sha256(json_bytes(rest)).hexdigest()}
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of the atlas in `folder`; an AtlasError says what is wrong with it and what to do."""
     if not folder.is_dir():
@@ -82,6 +98,8 @@ def _check(path: Path, manifest: Any) -> None:
         for name in ("model", "source", "settings", "sites")
         if not isinstance(manifest.get(name), Mapping)
     ]
+    if not isinstance(manifest.get("files", {}), Mapping):  # which the first atlases do not have
+        missing.append("files")
     if missing or manifest.get("complete") is not True:
         raise AtlasError(f"{path} is damaged (no {', '.join(missing) or 'complete'}); build the atlas again")
     for name, about in manifest["sites"].items():
@@ -89,3 +107,17 @@ def _check(path: Path, manifest: Any) -> None:
         # The folder is checked, too, so that no manifest sends a reader out of its atlas.
         if lacking or about["folder"] != f"sites/{site_folder(name)}":
             raise AtlasError(f"{path} is damaged (site {name!r}); build the atlas again")
+    for name, about in manifest.get("files", {}).items():
+        if not _describes_file(name, about):
+            raise AtlasError(f"{path} is damaged (file {name!r}); build the atlas again")
+
+
+def _describes_file(name: str, about: Any) -> bool:
+    inside = PurePosixPath(name)
+    return (
+        isinstance(about, Mapping)
+        and isinstance(about.get("bytes"), int)
+        and re.fullmatch(r"[0-9a-f]{64}", str(about.get("sha256"))) is not None
+        and not inside.is_absolute()
+        and ".." not in inside.parts
+    )

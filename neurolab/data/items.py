@@ -53,3 +53,8 @@ class Batch:
     start: int
     stop: int
     notes: list[Skip] = field(default_factory=list)
+
+    @property
+    def records(self) -> int:
+        """How many records it is made of, bad ones included."""
+        return self.stop - self.start

@@ -1,4 +1,4 @@
-"""A few images of every activation level of each unit, drawn uniformly: what conditional plots are made of."""
+"""A few images of every activation level of each unit, drawn at random: what conditional plots show."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def draw_hashes(keys: Sequence[str], seed: int = 0) -> Hashes:
 
 
 class ActivationBuckets:
-    """For each of at most `buckets` levels of activation of each unit, up to `images` images, drawn uniformly.
+    """Up to `images` images, drawn at random, of each of at most `buckets` levels of a unit's activation.
 
     The article's procedure (Goh et al. 2021, appendix on conditional probability): buckets of equal width
     from the most negative to the most positive activation, and in each the same number of images, however
@@ -83,7 +83,9 @@ class ActivationBuckets:
         numbers[~finite] = 0
         places = numbers.astype(np.int64) % self.buckets + np.arange(numbers.shape[1]) * self.buckets
         counted = places.ravel() if everything else places[finite]
-        self._counts[some] += np.bincount(counted, minlength=self._counts[some].size).reshape(-1, self.buckets)
+        self._counts[some] += np.bincount(counted, minlength=self._counts[some].size).reshape(
+            -1, self.buckets
+        )
         kept = self._hashes[some].reshape(-1, self.images)
         admitted = finite & (hashes[:, None] < kept.max(axis=1)[places])
         rows, units = np.nonzero(admitted)
@@ -213,7 +215,7 @@ class ActivationBuckets:
     def state(self) -> State:
         """Everything: low, high, exponent [units]; counts [units, buckets]; hashes, images, values."""
         order = np.argsort(self._hashes, axis=2, kind="stable")
-        drawn = {"hashes": self._hashes, "images": self._drawn, "values": self._values}
+        drawn: State = {"hashes": self._hashes, "images": self._drawn, "values": self._values}
         return {
             "low": self._low.copy(),
             "high": self._high.copy(),

@@ -9,86 +9,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neurolab.atlas.reductions import Reduced
 from neurolab.atlas.writing import read_npz, write_npz
+from neurolab.data.items import Batch
 from neurolab.errors import AtlasError
-from neurolab.mining.summaries import Histogram, Moments, TopK
+from neurolab.mining.remembered import Arrays, Kept, SiteSummaries
+from neurolab.mining.summaries import draw_hashes
 
-Arrays = dict[str, NDArray[np.generic]]
 
+class HasUnits(Protocol):
+    """A site, as far as its summaries need to know it."""
 
-@dataclass
-class SiteSummaries:
-    """What is remembered of one site."""
-
-    top: TopK
-    moments: Moments
-    histogram: Histogram
-
-    @classmethod
-    def empty(cls, units: int, k: int, bins: int) -> SiteSummaries:
-        """Of a site of which nothing was seen."""
-        return cls(TopK(units, k), Moments(units), Histogram(units, bins))
-
-    def update(self, reduced: Reduced, images: NDArray[np.int64]) -> None:
-        """Take in the values of a batch of images."""
-        self.top.update(reduced.values, images, reduced.positions)
-        self.moments.update(reduced.values)
-        self.histogram.update(reduced.values)
-
-    def exemplars(self) -> Arrays:
-        """values, images, position, [units, k] each, for the atlas."""
-        state = self.top.state()
-        return {name: state[name] for name in ("values", "images", "position")}
-
-    def statistics(self) -> Arrays:
-        """count, mean, sd, min, max [units]; histogram [units, bins + 2] and its edges, for the atlas.
-
-        The first and the last column count what fell below and above the bins. They reach to the smallest and
-        to the largest value seen, and have no width where nothing fell outside.
-        """
-        self.histogram.finish()
-        inner = self.histogram.edges
-        assert inner is not None
-        low, high = (np.nan_to_num(ends, nan=0.0, posinf=0.0, neginf=0.0) for ends in self._ends())
-        first = np.where(self.histogram.below > 0, np.minimum(low, inner[:, 0]), inner[:, 0])
-        last = np.where(self.histogram.above > 0, np.maximum(high, inner[:, -1]), inner[:, -1])
-        counts = [self.histogram.below[:, None], self.histogram.counts, self.histogram.above[:, None]]
-        return {
-            "count": self.moments.count,
-            "mean": self.moments.mean,
-            "sd": self.moments.sd,
-            "min": self.moments.min,
-            "max": self.moments.max,
-            "histogram": np.concatenate(counts, axis=1),
-            "edges": np.concatenate([first[:, None], inner, last[:, None]], axis=1),
-        }
-
-    def _ends(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return self.moments.min.astype(np.float64), self.moments.max.astype(np.float64)
-
-    def state(self) -> Arrays:
-        """All arrays of the three summaries."""
-        top, moments, histogram = self.top.state(), self.moments.state(), self.histogram.state()
-        parts = {"top": top, "moments": moments, "histogram": histogram}
-        return {f"{part}.{name}": array for part, state in parts.items() for name, array in state.items()}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, NDArray[np.generic]]) -> SiteSummaries:
-        """The summaries whose `state()` this is."""
-        parts: dict[str, Arrays] = {"top": {}, "moments": {}, "histogram": {}}
-        for key, array in state.items():
-            part, _, name = key.partition(".")
-            parts[part][name] = array
-        return cls(
-            TopK.from_state(parts["top"]),
-            Moments.from_state(parts["moments"]),
-            Histogram.from_state(parts["histogram"]),
-        )
+    @property
+    def name(self) -> str: ...
+    @property
+    def units(self) -> int: ...
 
 
 @dataclass
@@ -117,6 +57,31 @@ class MiningState:
             self.torn = True
             yield
             self.torn = False
+
+    def take(self, batch: Batch, reduced: Mapping[str, Reduced]) -> None:
+        """Take in a batch and the reduced values of its images, by site (none where it has no images)."""
+        images = np.arange(self.images, self.images + len(batch.items), dtype=np.int64)
+        hashes = draw_hashes([item.key for item in batch.items])
+        for site, values in reduced.items():
+            self.sites[site].update(values, images, hashes)
+        self.images += len(batch.items)
+        self.skipped += [(skip.key, skip.reason) for skip in batch.skipped]
+        self.done[batch.shard] = batch.number + 1
+
+    def append(self, after: MiningState) -> None:
+        """Take in the state of another pass, over the records that come next; it is used up by that."""
+        for site, summaries in self.sites.items():
+            after.sites[site].shift_images(self.images)
+            summaries.append(after.sites[site])
+        self.images += after.images
+        self.skipped += after.skipped
+        self.done |= after.done
+
+    def edges(self) -> dict[str, NDArray[np.float64]] | None:
+        """The edges of the sites' histograms; None while they are not known."""
+        found = {site: summaries.histogram.edges for site, summaries in self.sites.items()}
+        known = {site: edges for site, edges in found.items() if edges is not None}
+        return known if len(known) == len(found) else None
 
     def save(self, path: str | Path) -> None:
         """Write everything to one file, atomically."""
@@ -149,9 +114,14 @@ class MiningState:
             ) from error
 
 
-def fresh_state(units: Mapping[str, int], k: int, bins: int) -> MiningState:
-    """The state before the first image; units: how many each site has."""
-    return MiningState({site: SiteSummaries.empty(count, k, bins) for site, count in units.items()})
+def fresh_state(
+    sites: Sequence[HasUnits], kept: Kept, edges: Mapping[str, NDArray[np.float64]] | None = None
+) -> MiningState:
+    """The state before the first image of some sites. edges: of their histograms, where they are known."""
+    known = edges or {}
+    return MiningState(
+        {site.name: SiteSummaries.empty(site.units, kept, known.get(site.name)) for site in sites}
+    )
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from numpy.typing import ArrayLike, NDArray
 
 State = dict[str, NDArray[np.generic]]
 
+SAMPLE = 1024  # images that the edges come from
+
 
 class Histogram:
     """Counts per unit in equal bins between fixed edges, and beside them what fell below and above.
@@ -18,7 +20,7 @@ class Histogram:
     """
 
     def __init__(
-        self, units: int, bins: int = 64, *, edges: NDArray[np.float64] | None = None, sample: int = 1024
+        self, units: int, bins: int = 64, *, edges: NDArray[np.float64] | None = None, sample: int = SAMPLE
     ) -> None:
         """`edges` [units, bins + 1], for shards that must agree; else they are found from `sample` images."""
         if bins < 1:
@@ -104,6 +106,14 @@ class Histogram:
         slots = inside + (values >= at)
         # The last bin holds its right edge.
         return np.where((inside == self.bins) & (values == at), self.bins, slots)
+
+    def append(self, after: Histogram) -> None:
+        """Take in what `after` has counted of the images that come next: the sample is filled up from it."""
+        if after.edges is None:
+            for values in after._waiting:
+                self.update(values)
+        else:
+            self.merge(after)
 
     def merge(self, other: Histogram) -> None:
         """Take in what `other` has counted; `other` stays as it is.

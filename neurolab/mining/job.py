@@ -4,45 +4,49 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from neurolab.atlas import Atlas, AtlasWriter
 from neurolab.atlas.embeddings import EmbeddingsFile, mean_direction, unit_embeddings
 from neurolab.atlas.manifest import BUILDING
-from neurolab.atlas.reductions import Reduced, reduce_map
 from neurolab.atlas.writing import remove_leftovers
-from neurolab.data.loader import Batch
+from neurolab.data.items import Batch, Item
 from neurolab.errors import AtlasError, SourceError
 from neurolab.mining.checkpoint import MiningState, fresh_state
+from neurolab.mining.forward import Forward
 from neurolab.mining.identity import Identity, unfinished
-from neurolab.models.capture import capture
+from neurolab.mining.parts import Part
+from neurolab.mining.remembered import Kept
 from neurolab.models.sites import Site
 from neurolab.models.zoo import Model
 from neurolab.progress import Reporter
 
 CHECKPOINT = "checkpoint.npz"
+Taken = TypeVar("Taken", Batch, Part)
 
 
 class Job:
     """Mines `sites` of a model into the folder `out`, from the start or from the checkpoint there.
 
-    `run` takes the batches that `state.done` leaves, `finish` makes the atlas of them. Use as a context
-    manager: only one job may have the folder, and the model is under capture.
+    `run` takes the batches that `state.done` leaves (or `run_parts` what others have mined of them), `finish`
+    makes the atlas. Use as a context manager: only one job may have the folder.
     """
 
     def __init__(
         self, model: Model, sites: Sequence[Site], out: Path, identity: Identity, checkpoint_seconds: float
     ) -> None:
-        self.model, self.sites, self.out, self.identity = model, sites, out, identity
+        self.sites, self.out, self.identity = sites, out, identity
         self.checkpoint_seconds = checkpoint_seconds
         self.reduction: str = identity["settings"]["reduction"]
+        self.kept = Kept.of(identity["settings"])
+        self.forward = Forward(model, sites, self.reduction, identity["settings"]["precision"])
         self._held = ExitStack()
 
     def __enter__(self) -> Job:
@@ -57,11 +61,6 @@ class Job:
             self.embeddings = self._open_embeddings()
             if self.embeddings is not None:
                 stack.callback(self.embeddings.close)
-            # Without embeddings nothing behind the deepest site is needed, and the pass stops there.
-            stop = None if self.embeddings is None else False
-            self._acts = stack.enter_context(
-                capture(self.model, [site.name for site in self.sites], stop=stop)
-            )
             self._held = stack.pop_all()
         return self
 
@@ -74,14 +73,23 @@ class Job:
         self._held.close()
 
     def run(self, batches: Iterable[Batch], reporter: Reporter) -> None:
-        """Take in all batches, saving the state now and then, at the end, and before an error goes on.
+        """Compute all batches and take them in."""
+        with self.forward:
+            self._take_all(batches, self.take, reporter)
+
+    def run_parts(self, parts: Iterable[Part], reporter: Reporter) -> None:
+        """Take in parts that were mined elsewhere, in the order of the source."""
+        self._take_all(parts, self.take_part, reporter)
+
+    def _take_all(self, things: Iterable[Taken], take: Callable[[Taken], None], reporter: Reporter) -> None:
+        """Take in all, saving the state now and then, at the end, and before an error goes on.
 
         Ctrl-C is such an error.
         """
         try:
-            for batch in batches:
-                self.take(batch)
-                reporter.advance(batch.stop - batch.start)
+            for thing in things:
+                take(thing)
+                reporter.advance(thing.records)
                 if time.monotonic() - self._saved >= self.checkpoint_seconds:
                     self.save()
             self.save()
@@ -91,42 +99,27 @@ class Job:
                     self.save()
             raise
         finally:
-            close = getattr(batches, "close", None)
+            close = getattr(things, "close", None)
             if close is not None:
                 close()
 
     def take(self, batch: Batch) -> None:
         """Compute a batch and take it in, wholly or not at all."""
-        reduced, embeddings = self._compute(batch) if batch.items else ({}, None)
+        reduced, embeddings = self.forward(batch) if batch.items else ({}, None)
         with self.state.taking():
-            images = np.arange(self.state.images, self.state.images + len(batch.items), dtype=np.int64)
-            for site, values in reduced.items():
-                self.state.sites[site].update(values, images)
-            self.writer.append_images(batch.items, embeddings)
-            if self.embeddings is not None and embeddings is not None:
-                self.embeddings.append(embeddings)
-            self.state.images += len(batch.items)
-            self.state.skipped += [(skip.key, skip.reason) for skip in batch.skipped]
-            self.state.done[batch.shard] = batch.number + 1
+            self.state.take(batch, reduced)
+            self._keep_images(batch.items, embeddings)
 
-    @torch.inference_mode()
-    def _compute(self, batch: Batch) -> tuple[dict[str, Reduced], NDArray[np.float16] | None]:
-        pixels = torch.from_numpy(batch.images).to(self.model.device)
-        images = pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
-        embedded = self.model.encode_image(images)
-        reduced = {site.name: self._reduce(site) for site in self.sites}
-        if self.embeddings is None or embedded is None:
-            return reduced, None
-        return reduced, embedded.to("cpu", torch.float16).numpy()
+    def take_part(self, part: Part) -> None:
+        """Take in what was mined elsewhere of the records behind those that are done."""
+        with self.state.taking():
+            self.state.append(part.state)
+            self._keep_images(part.items, part.embeddings)
 
-    def _reduce(self, site: Site) -> Reduced:
-        return reduce_map(
-            self._acts[site.name],
-            self.reduction,
-            layout=site.layout,
-            prefix_tokens=site.prefix_tokens,
-            grid=site.grid,
-        )
+    def _keep_images(self, items: Sequence[Item], embeddings: NDArray[np.float16] | None) -> None:
+        self.writer.append_images(items, embeddings)
+        if self.embeddings is not None and embeddings is not None:
+            self.embeddings.append(embeddings)
 
     def save(self) -> None:
         """Put the state on the disk: first what it counts, then itself."""
@@ -154,6 +147,7 @@ class Job:
                 exemplars=exemplars,
                 statistics=summaries.statistics(),
                 embedding=of_units,
+                others=summaries.others(),
             )
         del embeddings  # lets go of the file before its folder is removed
         return self.writer.finish(self.state.skipped)
@@ -171,7 +165,7 @@ class Job:
         )
 
     def _open_embeddings(self) -> EmbeddingsFile | None:
-        dim = self.model.embedding_dim if self.model.is_clip else None
+        dim = self.forward.embedding_dim
         if dim is None:
             return None
         return EmbeddingsFile(self.writer.build_folder / "embeddings.f16", dim, self.state.images)
@@ -179,11 +173,9 @@ class Job:
     def _restore(self) -> MiningState:
         """The state of the checkpoint, if there is one of this build."""
         path = self.out / BUILDING / CHECKPOINT
-        settings, names = self.identity["settings"], [site.name for site in self.sites]
+        names = [site.name for site in self.sites]
         if unfinished(self.out) is None or not path.exists():
-            return fresh_state(
-                {site.name: site.units for site in self.sites}, settings["k"], settings["bins"]
-            )
+            return fresh_state(self.sites, self.kept)
         state = MiningState.load(path)
         if list(state.sites) != names:
             raise AtlasError(f"{path} is of other sites; overwrite=True (--overwrite) starts afresh")

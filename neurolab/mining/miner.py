@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from neurolab.data.decode import ImageTransform
 from neurolab.data.loader import load_batches
 from neurolab.data.sources import Source, open_source
 from neurolab.errors import AtlasError, UnknownSiteError
+from neurolab.mining.cluster import Cluster, mine_on_ray
 from neurolab.mining.identity import Identity, clear, same_build, unfinished
 from neurolab.mining.job import Job
+from neurolab.mining.parts import Task
+from neurolab.mining.remembered import Kept
 from neurolab.models.sites import Site, find_site
 from neurolab.models.zoo import Model
 from neurolab.progress import reporting, status
@@ -35,10 +39,16 @@ def mine(
     workers: int | None = None,
     reduction: str = "max",
     bins: int = 64,
+    sample: int = 1024,
     limit: int | None = None,
     thumbnail: int | None = 160,
     device: str | torch.device | None = None,
     threads: int | None = None,
+    precision: str = "float32",
+    bottom: int = 9,
+    buckets: int = 16,
+    bucket_images: int = 16,
+    cluster: Cluster | None = None,
     progress: bool = True,
     checkpoint_seconds: float = 30,
     overwrite: bool = False,
@@ -53,17 +63,24 @@ def mine(
 
     source: what `neurolab.open_source` takes; limit: only its first records. sites: full or short names.
     reduction: `max`, `mean`, `cls` or `center`, see `neurolab.atlas.reductions`. bins: of the histogram,
-    which gets two more for what falls outside. thumbnail: longest side in pixels, None for none. device:
-    where the model is moved first; threads: of torch, on the CPU (default: as torch is set, or as the build
-    that is gone on with). workers: decode processes (default: one less than there are processors, at most 8).
-    overwrite: throw away what another build has left in `out`. Where the model gives image embeddings, they
-    are kept as well, and each unit gets the mean of its exemplars'.
+    between edges that the first `sample` images tell, and two more for what falls outside. bottom: how many
+    images that excite a unit least are kept. buckets: levels of activation, of each of which `bucket_images`
+    images are drawn at random (0: none; `neurolab.mining.buckets`). thumbnail: longest side in pixels, None
+    for none.
+
+    device: where the model is moved first; threads: of torch, on the CPU (default: as torch is set, or as the
+    build that is gone on with). precision: what the network computes in, "float32", "bfloat16" or "float16";
+    values are float32. workers: decode processes (default: one less than there are processors, at most 8;
+    for each actor of a cluster, 1). cluster: mine on Ray (`neurolab.mining.cluster`); the files are the same
+    to the byte. overwrite: throw away what another build has left in `out`. Where the model gives image
+    embeddings, they are kept as well, and each unit gets the mean of its exemplars'.
 
     Raises UnknownSiteError; SourceError when the source cannot be read or holds no readable image; AtlasError
-    when `out` holds something else or is being written by another process.
+    when `out` holds something else or is being written by another process, and for settings that cannot be.
     """
-    if min(k, batch_size, bins) < 1:
-        raise AtlasError(f"k, batch_size and bins are at least 1, not {k}, {batch_size} and {bins}")
+    kept = Kept(k=k, bins=bins, sample=sample, bottom=bottom, buckets=buckets, bucket_images=bucket_images)
+    if batch_size < 1:
+        raise AtlasError(f"batch_size is at least 1, not {batch_size}")
     out = Path(out)
     model = model if device is None else model.to(device)
     opened = open_source(source)
@@ -71,14 +88,8 @@ def mine(
     chosen = _find_sites(model, sites, reduction)
     with status(progress, f"Hashing {opened.location}"):
         about = opened.describe()
-    settings = {
-        "k": k,
-        "batch_size": batch_size,
-        "bins": bins,
-        "reduction": reduction,
-        "thumbnail": thumbnail,
-    }
-    identity = _identity(model, about, chosen, settings, threads, out)
+    settings = {"batch_size": batch_size, "reduction": reduction, "thumbnail": thumbnail} | asdict(kept)
+    identity = _identity(model, about, chosen, settings | {"precision": precision}, threads, out)
     atlas = same_build(out, identity, overwrite=overwrite)
     if atlas is not None:
         return atlas
@@ -87,6 +98,8 @@ def mine(
     by_name = {site.name: site for site in chosen}
     chosen = [by_name[name] for name in identity["settings"]["sites"]]
     transform = ImageTransform(model.image_size, model.resize_mode, model.interpolation, thumbnail)
+    if workers is None:
+        workers = _default_workers() if cluster is None else 1
     with ExitStack() as stack:
         stack.enter_context(_torch_threads(identity["settings"]["threads"]))
         job = Job(model, chosen, out, identity, checkpoint_seconds)
@@ -97,11 +110,18 @@ def mine(
                 raise
             clear(out, keep_labels=True)  # it is the same build, but damaged
             stack.enter_context(job)
-        workers = _default_workers() if workers is None else workers
-        done = job.state.done
-        batches = load_batches(opened, transform, batch_size=batch_size, workers=workers, done=done)
         what, behind = f"Mining {model.name}", job.state.records
-        job.run(batches, stack.enter_context(reporting(progress, what, about["size"], behind)))
+        reporter = stack.enter_context(reporting(progress, what, about["size"], behind))
+        if cluster is None:
+            done = job.state.done
+            job.run(
+                load_batches(opened, transform, batch_size=batch_size, workers=workers, done=done), reporter
+            )
+        else:
+            task = Task(opened, transform, batch_size, kept, workers)
+            job.run_parts(
+                mine_on_ray(cluster, model, chosen, task, identity["settings"], job.state), reporter
+            )
         return job.finish()
 
 
@@ -126,10 +146,8 @@ def _identity(
 ) -> Identity:
     """What the build is made from. The number of threads, if not given, is that of the build gone on with."""
     before = unfinished(out) if threads is None else None
-    weights = next(iter(model.module.parameters()), None)
     engine = {
         "device": model.device.type,
-        "precision": str(torch.float32 if weights is None else weights.dtype).removeprefix("torch."),
         "threads": threads or (before or {}).get("settings", {}).get("threads") or torch.get_num_threads(),
         "torch": torch.__version__,
     }

@@ -1,19 +1,20 @@
 """What mining remembers of every unit: small summaries that are updated batch by batch and merged.
 
-All three have `update(values, indices, positions)` with values [n, units], `merge(other)`, `state()` (a dict
-of arrays, for checkpoints and shards) and `from_state(state)`. They are NumPy on one thread: their bytes do
-not depend on the number of threads or on the device of the model.
+All have `update` with values [n, units], `merge(other)`, `state()` (a dict of arrays, for checkpoints and
+shards) and `from_state(state)`; those that name images have `shift_images`. They are NumPy on one thread:
+their bytes do not depend on the number of threads or on the device of the model. Merging is associative and
+commutative to the byte, for every sharding and order of the images:
 
-What merging promises:
-
-- `TopK`: byte-identical for every sharding and every order.
-- `Histogram`: counts are integers, so byte-identical for every sharding and order, where all have the same
-  edges (give them to every shard: those of a sample of its own would differ).
-- `Moments`: sums are exact, so byte-identical for every sharding and order.
+- `TopK`, `BottomK`: the best images of each unit, ties by the image's number;
+- `Moments`: count, mean, variance, minimum, maximum, from exact sums;
+- `Histogram`: where all have the same edges (give them to every shard: those of a sample of its own would
+  differ);
+- `ActivationBuckets`: images of every level of activation, drawn by hashes of their keys.
 """
 
+from neurolab.mining.buckets import ActivationBuckets, draw_hashes
 from neurolab.mining.histogram import Histogram
 from neurolab.mining.moments import Moments
-from neurolab.mining.topk import Positions, TopK
+from neurolab.mining.topk import BottomK, Positions, TopK
 
-__all__ = ["Histogram", "Moments", "Positions", "TopK"]
+__all__ = ["ActivationBuckets", "BottomK", "Histogram", "Moments", "Positions", "TopK", "draw_hashes"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -151,8 +152,23 @@ class TopK:
         values, images = unpack(keys)
         return {"values": values, "images": images, "position": position, "nan": self.nan.copy()}
 
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """`values`, `images` and `position` of the state, for the atlas."""
+        state = self.state()
+        return {name: state[name] for name in ("values", "images", "position")}
+
+    def shift_images(self, by: int) -> None:
+        """Number the images from `by` on: those of a shard, once it is known how many come before it."""
+        taken = self._keys > 0
+        if taken.any() and int(unpack(self._keys[taken])[1].max()) + by > int(_LAST_IMAGE):
+            raise ValueError("image indices must be from 0 to 2**32 - 1")
+        self._keys[taken] -= np.uint64(by)  # the lower half counts images down
+        self._least_image = np.where(
+            self._least_image == _NO_IMAGE, self._least_image, self._least_image + by
+        )
+
     @classmethod
-    def from_state(cls, state: dict[str, NDArray[np.generic]]) -> TopK:
+    def from_state(cls, state: dict[str, NDArray[np.generic]]) -> Self:
         """The summary whose `state()` this is."""
         images = state["images"].astype(np.int64)
         units, k = images.shape
@@ -162,6 +178,20 @@ class TopK:
         self._place(np.arange(units), keys, state["position"].astype(np.int32))
         self.nan = state["nan"].astype(np.int64)
         return self
+
+
+class BottomK(TopK):
+    """Per unit, the k smallest values, from the smallest; otherwise as `TopK`, whose slots hold their
+    negatives."""
+
+    def update(self, values: ArrayLike, indices: ArrayLike, positions: Positions) -> None:
+        """Offer `values` [n, units] of images `indices` [n] (0 to 2**32 - 1) at `positions` [n, units]."""
+        super().update(-np.asarray(values, np.float32), indices, positions)
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """`values` (inf where there is no image), `images` and `position`, for the atlas."""
+        found = super().arrays()
+        return found | {"values": np.float32(0) - found["values"].astype(np.float32)}
 
 
 def best(

@@ -20,7 +20,7 @@ from neurolab.atlas.manifest import BUILDING, MANIFEST
 from neurolab.errors import AtlasError, SourceError
 from neurolab.mining import miner
 from neurolab.mining.job import CHECKPOINT
-from neurolab.mining.topk import TopK
+from neurolab.mining.moments import Moments
 from tests.mining.small_build import NoiseSource, small_build, small_model
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     out = tmp_path_factory.mktemp("whole") / "atlas"
     small_build(out, checkpoint_seconds=1e9)
     found = digests(out)
-    assert len(found) == 3 + 2 * 3  # images, manifest, report; and three files of each site
+    assert len(found) == 3 + 2 * 5  # images, manifest, report; and five files of each site
     return found
 
 
@@ -152,16 +152,16 @@ def test_a_batch_taken_in_by_half_is_not_saved(
     tmp_path: Path, whole: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The third batch has reached one of the two sites when memory runs out."""
-    update, calls = TopK.update, []
+    update, calls = Moments.update, []
 
-    def failing(self: TopK, *arguments: object) -> None:
+    def failing(self: Moments, *arguments: object) -> None:
         calls.append(self)
         if len(calls) == 6:
             raise MemoryError
         update(self, *arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(TopK, "update", failing)
+        patch.setattr(Moments, "update", failing)
         small_build(tmp_path / "atlas")
     again = NoiseSource()
     small_build(tmp_path / "atlas", again)
@@ -186,7 +186,7 @@ def test_every_moment_between_two_files_can_be_gone_on_from(
         small_build(out)
     folders = sorted(moments.iterdir())
     # The identity; an images part and a state for each of 9 batches, and the state at the end; the atlas.
-    assert len(folders) == 1 + 2 * 9 + 1 + 9
+    assert len(folders) == 1 + 2 * 9 + 1 + 13
     model = small_model()
     for folder in folders:
         small_build(folder, model=model)

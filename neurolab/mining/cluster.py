@@ -1,0 +1,186 @@
+"""Mining on a Ray cluster: spans of the source go out to actors, small parts come back in order."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neurolab.data.sources import Shard
+from neurolab.errors import NeurolabError
+from neurolab.mining.checkpoint import MiningState
+from neurolab.mining.forward import Forward
+from neurolab.mining.parts import Part, Span, Task, spans
+from neurolab.models.sites import Site, find_site
+from neurolab.models.zoo import Model
+
+Edges = Mapping[str, NDArray[np.float64]]
+GROUPS_PER_SPAN = 16  # what is lost where an actor dies, and read again
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where to mine: the address of a Ray cluster ("auto": the one that this machine belongs to; None: one
+    is started here), and how many actors, each with a model of its own (None: as many as there is room for).
+    """
+
+    address: str | None = None
+    actors: int | None = None
+
+
+def require_ray() -> Any:
+    """The module ray; NeurolabError that says how to get it where it is not installed."""
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise NeurolabError(
+            f"mining on a cluster needs Ray ({error}): pip install 'neurolab[ray]' on every machine of it"
+        ) from error
+    return ray
+
+
+@dataclass(frozen=True)
+class Order:
+    """What an actor is told: which spans of a source there are, and how to mine them."""
+
+    model: Any  # a reference to it in Ray's store
+    sites: tuple[str, ...]
+    task: Task
+    settings: Mapping[str, Any]
+    spans: tuple[Span, ...]
+    edges: Edges | None
+
+
+class Miner:
+    """The actor: a model, loaded once, that mines the spans it is given the numbers of."""
+
+    def __init__(self, order: Order) -> None:
+        import ray
+
+        torch.set_num_threads(order.settings["threads"])
+        model: Model = ray.get(order.model).to(order.settings["device"])
+        sites = [find_site(model, site) for site in order.sites]
+        reduction, precision = order.settings["reduction"], order.settings["precision"]
+        self.order, self.forward = order, Forward(model, sites, reduction, precision).__enter__()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        part: Part | NeurolabError
+        try:
+            part = self.order.task.mine(self.forward, self.order.spans[row["id"]], self.order.edges)
+        except NeurolabError as error:
+            part = error  # of what is raised here, Ray Data would leave the text only
+        # Both ends are processes of one program; what is unpickled comes from no file.
+        return {"part": pickle.dumps(part, pickle.HIGHEST_PROTOCOL)}
+
+
+def mine_on_ray(
+    cluster: Cluster,
+    model: Model,
+    sites: Sequence[Site],
+    task: Task,
+    settings: Mapping[str, Any],
+    state: MiningState,
+) -> Iterator[Part]:
+    """The parts of all that `state` leaves of a source, in its order, mined by actors on a Ray cluster.
+
+    Each part must be taken into `state` before the next is asked for. The first images are mined before the
+    others, group by group: they tell the edges of the histograms, which all must share. An actor that dies is
+    started again and its span mined anew; what Ray sends back of a span are its summaries and the rows of its
+    images. Raises NeurolabError where Ray is not installed, or its cluster has no room for one actor; what an
+    actor raises of neurolab's own errors is raised here.
+    """
+    ray = require_ray()
+    _start(ray, cluster.address)
+    needs = {
+        "num_cpus": settings["threads"] + task.workers,
+        "num_gpus": 1 if settings["device"] == "cuda" else 0,
+    }
+    actors = _room(ray, needs, cluster.actors)
+    order = Order(
+        model=ray.put(replace(_on_cpu(model), tokenizer=None)),
+        sites=tuple(site.name for site in sites),
+        task=task,
+        settings=dict(settings),
+        spans=(),
+        edges=None,
+    )
+    shards = task.source.shards()
+
+    def run(chosen: Sequence[Span], edges: Edges | None) -> Iterator[Part]:
+        pool = ray.data.ActorPoolStrategy(size=min(actors, len(chosen)))
+        told = {"order": replace(order, spans=tuple(chosen), edges=edges)}
+        with _ordered(ray):
+            numbers = ray.data.range(len(chosen), override_num_blocks=len(chosen))
+            mined = numbers.map(Miner, fn_constructor_kwargs=told, compute=pool, **needs)
+            for row in mined.iter_rows():
+                part = pickle.loads(row["part"])
+                if isinstance(part, NeurolabError):
+                    raise part
+                yield part
+
+    while state.edges() is None and (chosen := _first(shards, state, task)):
+        yield from run(chosen, None)
+    rest = list(spans(shards, state.done, task.batch_size, GROUPS_PER_SPAN))
+    if rest:
+        yield from run(rest, state.edges())
+
+
+def _first(shards: Sequence[Shard], state: MiningState, task: Task) -> list[Span]:
+    """The next groups, as many as the edges of the histograms still need, if no image of them is bad."""
+    wanted = max(1, -(-(task.kept.sample - state.images) // task.batch_size))
+    chosen: list[Span] = []
+    for span in islice(spans(shards, state.done, task.batch_size, 1, wanted), wanted):
+        chosen.append(span)
+        if span.shard.size is None:
+            break  # whether the next shard comes next is not known before this one was read
+    return chosen
+
+
+def _start(ray: Any, address: str | None) -> None:
+    if not ray.is_initialized():
+        ray.init(address=address, log_to_driver=False, configure_logging=False, include_dashboard=False)
+
+
+def _on_cpu(model: Model) -> Model:
+    if model.device.type == "cpu":
+        return model
+    return replace(model, module=copy.deepcopy(model.module).to("cpu"))
+
+
+def _room(ray: Any, needs: Mapping[str, int], asked: int | None) -> int:
+    """How many actors there is room for, up to those asked for."""
+    there = ray.cluster_resources()
+    units = {"num_cpus": "CPU", "num_gpus": "GPU"}
+    room = min(int(there.get(units[name], 0) // count) for name, count in needs.items() if count)
+    if room < 1:
+        has = ", ".join(f"{there.get(unit, 0):g} {unit}" for unit in units.values())
+        raise NeurolabError(
+            f"the Ray cluster has {has}; an actor needs {needs['num_cpus']} CPU (threads and decode workers) "
+            f"and {needs['num_gpus']} GPU: give fewer threads or workers, or a larger cluster"
+        )
+    return room if asked is None else min(asked, room)
+
+
+@contextmanager
+def _ordered(ray: Any) -> Iterator[None]:
+    """Ray Data gives rows in the order they were asked for, and draws no bars of its own, inside."""
+    context, log = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
+    before = context.execution_options.preserve_order, context.enable_progress_bars
+    context.execution_options.preserve_order, context.enable_progress_bars = True, False
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        context.execution_options.preserve_order, context.enable_progress_bars = before

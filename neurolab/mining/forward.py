@@ -1,0 +1,86 @@
+"""What the network says of a batch: the one place where mining computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neurolab.atlas.reductions import Reduced, reduce_map
+from neurolab.data.items import Batch
+from neurolab.errors import AtlasError
+from neurolab.memory import freed_memory_kept
+from neurolab.models.attention_layout import contiguous_attention
+from neurolab.models.capture import capture
+from neurolab.models.sites import Site
+from neurolab.models.zoo import Model
+
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "float32": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class Forward:
+    """The reduced activations of some sites, and the embeddings, for batches of images.
+
+    precision: "float32" runs the network as it is; "bfloat16" or "float16" by torch's autocast. Values are
+    float32 in any case. Use as a context manager: inside, the model is under capture.
+    """
+
+    def __init__(
+        self, model: Model, sites: Sequence[Site], reduction: str, precision: str = "float32"
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise AtlasError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+        self.model, self.sites, self.reduction, self.precision = model, sites, reduction, precision
+        self.embedding_dim = model.embedding_dim if model.is_clip else None
+        self._held = ExitStack()
+
+    def __enter__(self) -> Forward:
+        # Without embeddings nothing behind the deepest site is needed, and the pass stops there.
+        stop = None if self.embedding_dim is None else False
+        with ExitStack() as stack:
+            if self.model.device.type == "cpu":
+                stack.enter_context(freed_memory_kept())
+            names = [site.name for site in self.sites]
+            self._acts = stack.enter_context(capture(self.model, names, stop=stop))
+            stack.enter_context(contiguous_attention(self.model.module))
+            self._held = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._held.close()
+
+    @torch.inference_mode()
+    def __call__(self, batch: Batch) -> tuple[dict[str, Reduced], NDArray[np.float16] | None]:
+        """The reduced values of each site, by its name, and embeddings [images, D] of a batch with images."""
+        pixels = torch.from_numpy(batch.images).to(self.model.device)
+        images = pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
+        with self._computing():
+            embedded = self.model.encode_image(images)
+        reduced = {site.name: self._reduce(site) for site in self.sites}
+        if self.embedding_dim is None or embedded is None:
+            return reduced, None
+        return reduced, embedded.to("cpu", torch.float16).numpy()
+
+    def _computing(self) -> AbstractContextManager[Any]:
+        dtype = PRECISIONS[self.precision]
+        return torch.autocast(self.model.device.type, dtype) if dtype else nullcontext()
+
+    def _reduce(self, site: Site) -> Reduced:
+        return reduce_map(
+            self._acts[site.name],
+            self.reduction,
+            layout=site.layout,
+            prefix_tokens=site.prefix_tokens,
+            grid=site.grid,
+        )

@@ -1,0 +1,123 @@
+"""Parts of a pass: runs of groups of a shard that are mined anywhere and put together in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurolab.data.decode import ImageTransform
+from neurolab.data.items import Item
+from neurolab.data.loader import ALL_DONE, load_batches
+from neurolab.data.sources import Record, Shard, Source
+from neurolab.mining.checkpoint import MiningState, fresh_state
+from neurolab.mining.forward import Forward
+from neurolab.mining.remembered import Kept
+
+ENDLESS = 2**62
+
+
+@dataclass(frozen=True)
+class Span:
+    """Groups of a shard, from number `first` to before `stop`; None: to its end, which nobody knows yet."""
+
+    shard: Shard
+    first: int
+    stop: int | None
+
+    def is_full(self, records: int, batch_size: int) -> bool:
+        """Whether so many records are all that it has room for."""
+        return self.stop is not None and records == (self.stop - self.first) * batch_size
+
+
+@dataclass
+class Part:
+    """What was mined of a span: a state that counts images from 0, and what is known of each image."""
+
+    state: MiningState
+    items: list[Item] = field(default_factory=list)
+    embeddings: NDArray[np.float16] | None = None
+
+    @property
+    def records(self) -> int:
+        """How many records it is made of, bad ones included."""
+        return self.state.records
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that it takes to mine any span of a source, but the model."""
+
+    source: Source
+    transform: ImageTransform
+    batch_size: int
+    kept: Kept
+    workers: int
+
+    def mine(self, forward: Forward, span: Span, edges: Mapping[str, NDArray[np.float64]] | None) -> Part:
+        """Mine a span; `forward` is entered. edges: of the histograms by site, None while nobody has them."""
+        # What comes before the edges are known is handed on as it is.
+        state = fresh_state(forward.sites, replace(self.kept, sample=ENDLESS), edges)
+        part, embeddings = Part(state), []
+        batches = load_batches(
+            SpanSource(self.source, span, self.batch_size),
+            self.transform,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            done={span.shard.name: span.first},
+        )
+        for batch in batches:
+            reduced, of_batch = forward(batch) if batch.items else ({}, None)
+            state.take(batch, reduced)
+            part.items += batch.items
+            if of_batch is not None:
+                embeddings.append(of_batch)
+        part.embeddings = np.concatenate(embeddings) if embeddings else None
+        if span.shard.size is None and not span.is_full(part.records, self.batch_size):
+            state.done[span.shard.name] = ALL_DONE
+        return part
+
+
+class SpanSource(Source):
+    """The one shard of a span, as long as the span reaches."""
+
+    def __init__(self, source: Source, span: Span, batch_size: int) -> None:
+        self.source, self.span = source, span
+        self.kind, self.location = source.kind, source.location
+        self.stop = None if span.stop is None else span.stop * batch_size
+
+    def shards(self) -> list[Shard]:
+        ends = [end for end in (self.span.shard.size, self.stop) if end is not None]
+        return [Shard(self.span.shard.name, min(ends) if ends else None)]
+
+    def read(self, shard: Shard, start: int = 0, stop: int | None = None) -> Iterator[Record]:
+        ends = [end for end in (stop, self.stop) if end is not None]
+        return self.source.read(self.span.shard, start, min(ends) if ends else None)
+
+    def content_hash(self) -> str:
+        return self.source.content_hash()
+
+
+def spans(
+    shards: Sequence[Shard],
+    done: Mapping[str, int],
+    batch_size: int,
+    groups: int,
+    of_unknown: int | None = None,
+) -> Iterator[Span]:
+    """What is not done of some shards, in their order, in spans of up to so many groups.
+
+    A shard of unknown length is one span, of up to `of_unknown` groups.
+    """
+    for shard in shards:
+        first = done.get(shard.name, 0)
+        if first == ALL_DONE:
+            continue
+        if shard.size is None:
+            yield Span(shard, first, None if of_unknown is None else first + of_unknown)
+            continue
+        end = -(-shard.size // batch_size)
+        for start in range(first, end, groups):
+            yield Span(shard, start, min(start + groups, end))

@@ -1,0 +1,166 @@
+"""What is remembered of a site: its summaries together, as they are updated, merged, saved and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurolab.atlas.reductions import Reduced
+from neurolab.errors import AtlasError
+from neurolab.mining.buckets import MOST_BUCKETS
+from neurolab.mining.histogram import SAMPLE
+from neurolab.mining.summaries import ActivationBuckets, BottomK, Histogram, Moments, TopK
+
+Arrays = dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How much is remembered of each unit.
+
+    k: exemplars. bins: of the histogram, whose edges come from the first `sample` images. bottom: images that
+    excite it least. buckets: levels of activation, bucket_images: images of each (0: none are drawn).
+    """
+
+    k: int = 100
+    bins: int = 64
+    sample: int = SAMPLE
+    bottom: int = 0
+    buckets: int = 16
+    bucket_images: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"k": 1, "bins": 1, "sample": 1, "bottom": 0, "bucket_images": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise AtlasError(f"{name} is at least {bound}, not {getattr(self, name)}")
+        if not 2 <= self.buckets <= MOST_BUCKETS:
+            raise AtlasError(f"buckets is from 2 to {MOST_BUCKETS}, not {self.buckets}")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Kept:
+        """As a build's settings have it; what older builds do not name was not kept."""
+        return cls(**{name: int(settings[name]) for name in cls.__dataclass_fields__ if name in settings})
+
+    def bytes_per_unit(self) -> int:
+        """Of memory, once the histogram's edges are known."""
+        exemplars = 12 * (2 * self.k + max(self.k, 64)) if self.k else 0
+        lowest = 12 * (self.bottom + max(self.bottom, 64)) if self.bottom else 0
+        drawn = self.buckets * (8 + 20 * self.bucket_images) if self.bucket_images else 0
+        return exemplars + lowest + drawn + 8 * (2 * self.bins + 3) + 8 * 32
+
+
+@dataclass
+class SiteSummaries:
+    """The summaries of one site. `lowest` and `buckets` may be left out."""
+
+    top: TopK
+    moments: Moments
+    histogram: Histogram
+    lowest: BottomK | None = None
+    buckets: ActivationBuckets | None = None
+
+    @classmethod
+    def empty(cls, units: int, kept: Kept, edges: NDArray[np.float64] | None = None) -> SiteSummaries:
+        """Of a site of which nothing was seen. edges: of the histogram, where they are known."""
+        return cls(
+            TopK(units, kept.k),
+            Moments(units),
+            Histogram(units, kept.bins, edges=edges, sample=kept.sample),
+            BottomK(units, kept.bottom) if kept.bottom else None,
+            ActivationBuckets(units, kept.buckets, kept.bucket_images) if kept.bucket_images else None,
+        )
+
+    def parts(self) -> dict[str, Any]:
+        """The summaries that there are, by name."""
+        every = {name: getattr(self, name) for name in _KINDS}
+        return {name: summary for name, summary in every.items() if summary is not None}
+
+    def update(self, reduced: Reduced, images: NDArray[np.int64], hashes: NDArray[np.uint64]) -> None:
+        """Take in the values of a batch of images, with the hashes by which they are drawn."""
+        self.top.update(reduced.values, images, reduced.positions)
+        self.moments.update(reduced.values)
+        self.histogram.update(reduced.values)
+        if self.lowest is not None:
+            self.lowest.update(reduced.values, images, reduced.positions)
+        if self.buckets is not None:
+            self.buckets.update(reduced.values, images, hashes)
+
+    def append(self, after: SiteSummaries) -> None:
+        """Take in what another pass has seen of the images that come next."""
+        for name, summary in self.parts().items():
+            if name == "histogram":
+                summary.append(after.histogram)
+            else:
+                summary.merge(getattr(after, name))
+
+    def shift_images(self, by: int) -> None:
+        """Number the images from `by` on."""
+        for summary in (self.top, self.lowest, self.buckets):
+            if summary is not None:
+                summary.shift_images(by)
+
+    def exemplars(self) -> Arrays:
+        """values, images, position, [units, k] each, for the atlas."""
+        return self.top.arrays()
+
+    def others(self) -> dict[str, Arrays]:
+        """The arrays of what may be left out, by the atlas's names: lowest, buckets."""
+        left = {"lowest": self.lowest, "buckets": self.buckets}
+        return {name: summary.arrays() for name, summary in left.items() if summary is not None}
+
+    def statistics(self) -> Arrays:
+        """count, mean, sd, min, max [units]; histogram [units, bins + 2] and its edges, for the atlas.
+
+        The first and the last column count what fell below and above the bins. They reach to the smallest and
+        to the largest value seen, and have no width where nothing fell outside.
+        """
+        self.histogram.finish()
+        inner = self.histogram.edges
+        assert inner is not None
+        low, high = (np.nan_to_num(ends, nan=0.0, posinf=0.0, neginf=0.0) for ends in self._ends())
+        first = np.where(self.histogram.below > 0, np.minimum(low, inner[:, 0]), inner[:, 0])
+        last = np.where(self.histogram.above > 0, np.maximum(high, inner[:, -1]), inner[:, -1])
+        counts = [self.histogram.below[:, None], self.histogram.counts, self.histogram.above[:, None]]
+        return {
+            "count": self.moments.count,
+            "mean": self.moments.mean,
+            "sd": self.moments.sd,
+            "min": self.moments.min,
+            "max": self.moments.max,
+            "histogram": np.concatenate(counts, axis=1),
+            "edges": np.concatenate([first[:, None], inner, last[:, None]], axis=1),
+        }
+
+    def _ends(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return self.moments.min.astype(np.float64), self.moments.max.astype(np.float64)
+
+    def state(self) -> Arrays:
+        """All arrays of the summaries, SUMMARY.ARRAY."""
+        return {
+            f"{part}.{name}": array
+            for part, summary in self.parts().items()
+            for name, array in summary.state().items()
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, NDArray[np.generic]]) -> SiteSummaries:
+        """The summaries whose `state()` this is."""
+        parts: dict[str, Arrays] = {}
+        for key, array in state.items():
+            part, _, name = key.partition(".")
+            parts.setdefault(part, {})[name] = array
+        return cls(**{part: _KINDS[part].from_state(arrays) for part, arrays in parts.items()})
+
+
+_KINDS: dict[str, Any] = {
+    "top": TopK,
+    "moments": Moments,
+    "histogram": Histogram,
+    "lowest": BottomK,
+    "buckets": ActivationBuckets,
+}

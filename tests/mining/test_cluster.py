@@ -1,0 +1,90 @@
+"""A build on a Ray cluster of two nodes, whose actor dies in the middle: the files of one process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neurolab.data.sources import Record, Shard
+from neurolab.errors import NeurolabError, SourceError
+from neurolab.mining.cluster import Cluster, require_ray
+from tests.mining.small_build import NoiseSource, small_build
+from tests.mining.test_resume import digests
+
+SAMPLE = 20  # images that the histograms' edges come from: three groups of the nine
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'neurolab[ray]'")
+
+
+class Deadly(NoiseSource):
+    """Kills the process that reads a certain record, the first time; and notes which process read what."""
+
+    def __init__(self, folder: Path, record: int) -> None:
+        super().__init__()
+        self.folder, self.record = folder, record
+
+    def read(self, shard: Shard, start: int = 0, stop: int | None = None) -> Iterator[Record]:
+        for number, record in enumerate(super().read(shard, start, stop), start):
+            (self.folder / f"{os.getpid()}").touch()
+            died = self.folder / "died"
+            if (shard.name, number) == ("second", self.record) and not died.exists():
+                died.write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield record
+
+
+class Broken(NoiseSource):
+    """Cannot be read on."""
+
+    def read(self, shard: Shard, start: int = 0, stop: int | None = None) -> Iterator[Record]:
+        raise SourceError("the disk of noise is full of holes")
+
+
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[Any]:
+    from ray.cluster_utils import Cluster as Nodes
+
+    # Workers import this module by its name.
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes.add_node(num_cpus=1)
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def test_an_actor_dies_and_the_files_are_those_of_one_process(tmp_path: Path, two_nodes: Any) -> None:
+    small_build(tmp_path / "whole", sample=SAMPLE)
+    source = Deadly(tmp_path / "notes", record=9)
+    source.folder.mkdir()
+    cluster = Cluster(two_nodes.address)
+    small_build(tmp_path / "ray", source, sample=SAMPLE, cluster=cluster)
+    assert ray.cluster_resources()["CPU"] == 2 and len(ray.nodes()) == 2
+    readers = {int(path.name) for path in source.folder.iterdir() if path.name.isdigit()}
+    assert os.getpid() not in readers
+    assert int((source.folder / "died").read_text()) in readers
+    assert len(readers) >= 3
+    assert digests(tmp_path / "ray") == digests(tmp_path / "whole")
+
+    # What one process has begun, a cluster goes on with.
+    with pytest.raises(KeyboardInterrupt):
+        small_build(tmp_path / "both", NoiseSource(fail_at=30), sample=SAMPLE)
+    small_build(tmp_path / "both", sample=SAMPLE, cluster=cluster)
+    assert digests(tmp_path / "both") == digests(tmp_path / "whole")
+
+    with pytest.raises(SourceError, match="full of holes"):
+        small_build(tmp_path / "broken", Broken(), cluster=cluster)
+    with pytest.raises(NeurolabError, match="has 2 CPU, 0 GPU; an actor needs 4 CPU"):
+        small_build(tmp_path / "wide", threads=4, cluster=cluster)
+
+
+def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(NeurolabError, match=r"pip install 'neurolab\[ray\]'"):
+        require_ray()

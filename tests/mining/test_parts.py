@@ -1,0 +1,139 @@
+"""A source mined in parts, put together: the same files as in one piece, to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from neurolab.data.decode import ImageTransform
+from neurolab.data.loader import ALL_DONE
+from neurolab.data.sources import Record, Shard
+from neurolab.mining import miner
+from neurolab.mining.checkpoint import MiningState
+from neurolab.mining.cluster import Cluster
+from neurolab.mining.forward import Forward
+from neurolab.mining.parts import Part, Span, SpanSource, Task, spans
+from neurolab.mining.remembered import Kept
+from neurolab.models.sites import Site, find_site
+from neurolab.models.zoo import Model
+from tests.mining.small_build import SHARDS, NoiseSource, small_build, small_model
+from tests.mining.test_resume import digests
+
+SHARD_LIST = [Shard(name, size) for name, size in SHARDS.items()]  # 37 and 26 records: 5 and 4 groups of 8
+
+
+class Unmeasured(NoiseSource):
+    """The same records, in shards whose length only reading tells."""
+
+    def shards(self) -> list[Shard]:
+        return [Shard(name, None) for name in SHARDS]
+
+
+def test_spans_are_what_is_left() -> None:
+    found = [(s.shard.name, s.first, s.stop) for s in spans(SHARD_LIST, {"first": 2}, 8, 2)]
+    assert found == [("first", 2, 4), ("first", 4, 5), ("second", 0, 2), ("second", 2, 4)]
+    assert list(spans(SHARD_LIST, {"first": 5, "second": ALL_DONE}, 8, 2)) == []
+    stream = [Shard("stream", None)]
+    assert list(spans(stream, {"stream": 3}, 8, 2)) == [Span(stream[0], 3, None)]
+    assert list(spans(stream, {}, 8, 2, of_unknown=4)) == [Span(stream[0], 0, 4)]
+
+
+def test_a_span_is_read_and_no_more(tmp_path: Path) -> None:
+    source = NoiseSource(tmp_path / "log")
+    part = SpanSource(source, Span(SHARD_LIST[0], 1, 3), 8)
+    assert [shard.size for shard in part.shards()] == [24]
+    keys = [record.key for record in part.read(part.shards()[0], 8)]
+    assert keys == [f"first/{i}" for i in range(8, 24)]
+    assert (tmp_path / "log").read_text().split() == keys
+
+
+def in_parts(cuts: Sequence[int]) -> Any:
+    """What stands in for a cluster: all groups, cut there; parts of one cut are mined in any order."""
+
+    def mine(
+        cluster: Cluster,
+        model: Model,
+        sites: Sequence[Site],
+        task: Task,
+        settings: dict[str, Any],
+        state: MiningState,
+    ) -> Iterator[Part]:
+        every = list(spans(task.source.shards(), state.done, task.batch_size, 1))
+        with Forward(model, sites, settings["reduction"], settings["precision"]) as forward:
+            for start, stop in pairwise([0, *cuts, len(every)]):
+                edges = state.edges()  # those that are known when the cut begins
+                mined = {i: task.mine(forward, every[i], edges) for i in reversed(range(start, stop))}
+                yield from (mined[i] for i in range(start, stop))
+
+    return mine
+
+
+@pytest.mark.parametrize("sample", [1024, 20])
+@pytest.mark.parametrize("cuts", [[], [4], [1, 2, 3, 5, 6, 8]])
+def test_one_two_and_seven_parts_give_the_same_bytes(
+    cuts: list[int], sample: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_build(tmp_path / "whole", sample=sample)
+    monkeypatch.setattr(miner, "mine_on_ray", in_parts(cuts))
+    small_build(tmp_path / "parts", sample=sample, cluster=Cluster())
+    assert digests(tmp_path / "parts") == digests(tmp_path / "whole")
+
+
+def test_streams_are_mined_in_parts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = small_build(tmp_path / "whole", Unmeasured())
+    monkeypatch.setattr(miner, "mine_on_ray", in_parts([]))
+    parts = small_build(tmp_path / "parts", Unmeasured(), cluster=Cluster())
+    assert digests(parts.path) == digests(whole.path)
+
+
+def test_the_end_of_a_stream_is_noted(tmp_path: Path) -> None:
+    """So that it is not asked for more, again and again."""
+    source, model, states = Unmeasured(), small_model(), []
+    shard = source.shards()[1]
+    task = Task(source, ImageTransform((16, 16), "shortest", "bicubic", None), 8, Kept(k=2, bins=2), 0)
+    with Forward(model, [find_site(model, "0")], "max") as forward:
+        for span in (Span(shard, 0, 2), Span(shard, 2, 9), Span(shard, 4, None)):
+            states.append(task.mine(forward, span, None).state)
+    assert [state.done for state in states] == [{"second": 2}, {"second": ALL_DONE}, {"second": ALL_DONE}]
+    assert [state.records for state in states] == [16, 10, 0]
+
+
+def test_buckets_and_lowest_of_an_atlas_are_those_of_all_activations(tmp_path: Path) -> None:
+    atlas = small_build(tmp_path / "a", bottom=4, buckets=6, bucket_images=3, k=63)
+    site = atlas.site("0")
+    assert site.lowest is not None and site.buckets is not None
+    for unit in range(site.units):
+        there = site.images[unit] >= 0
+        value = dict(zip(site.images[unit][there].tolist(), site.values[unit][there].tolist(), strict=True))
+        assert len(value) == 61  # all but the two bad ones
+        order = sorted(value, key=lambda image: (value[image], image))
+        assert site.lowest["images"][unit].tolist() == order[:4]
+        assert site.lowest["values"][unit].tolist() == [value[i] for i in order[:4]]
+        edges, counts = site.buckets["edges"][unit], site.buckets["counts"][unit]
+        edges = edges[np.isfinite(edges)]
+        assert 3 < len(edges) <= 7 and len(set(np.diff(edges))) == 1
+        assert edges[0] <= min(value.values()) < edges[1] and edges[-2] <= max(value.values()) < edges[-1]
+        assert counts.tolist()[: len(edges) - 1] == np.histogram(list(value.values()), edges)[0].tolist()
+        for bucket, images in enumerate(site.buckets["images"][unit].tolist()):
+            drawn = [image for image in images if image >= 0]
+            assert len(drawn) == min(3, counts[bucket])
+            assert all(edges[bucket] <= value[image] < edges[bucket + 1] for image in drawn)
+
+
+def test_records_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[Record] = []
+
+    class Counting(NoiseSource):
+        def read(self, shard: Shard, start: int = 0, stop: int | None = None) -> Iterator[Record]:
+            for record in super().read(shard, start, stop):
+                log.append(record)
+                yield record
+
+    monkeypatch.setattr(miner, "mine_on_ray", in_parts([3, 6]))
+    small_build(tmp_path / "a", Counting(), cluster=Cluster())
+    assert len(log) == len({record.key for record in log}) == sum(SHARDS.values())

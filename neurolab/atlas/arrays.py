@@ -39,17 +39,24 @@ _LOWEST = (
 _BUCKETS = (
     ("edges", np.float64, ("units", "buckets+1")),
     ("counts", np.int64, ("units", "buckets")),
+    ("concepts", np.int64, ("units", "buckets", "concepts")),
     ("images", np.int64, ("units", "buckets", "drawn")),
     ("values", np.float32, ("units", "buckets", "drawn")),
 )
+_COACTIVATION = (("projection", np.float32, ("units", "projections")),)
 _FILES = {
     "exemplars.npz": _EXEMPLARS,
     "statistics.npz": _STATISTICS,
     "embeddings.npz": _EMBEDDINGS,
     "lowest.npz": _LOWEST,
     "buckets.npz": _BUCKETS,
+    "coactivation.npz": _COACTIVATION,
 }
-_OPTIONAL = ("lowest", "buckets")  # each a file of its own name, and an attribute of SiteArrays
+_OPTIONAL = (
+    "lowest",
+    "buckets",
+    "coactivation",
+)  # each a file of its own name, and an attribute of SiteArrays
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,12 @@ class SiteArrays:
     embedding: np.ndarray | None  # [units, D] float16: unit-norm mean embedding of the exemplars
     # values, images, position [units, n]: the images that excite a unit least, from the least on
     lowest: dict[str, np.ndarray] | None = None
-    # edges [units, buckets + 1] (NaN behind the last), counts [units, buckets], images and values [units,
-    # buckets, n]: images of each level of activation, drawn at random; -1 and NaN where there are fewer
+    # edges [units, buckets + 1] (NaN behind the last), counts [units, buckets], concepts [units, buckets,
+    # concepts]; images and values [units, buckets, n]: images of each level of activation, drawn at random,
+    # -1 and NaN where there are fewer
     buckets: dict[str, np.ndarray] | None = None
+    # projection [units, n]: dot products of two units' are their correlation over all images, nearly
+    coactivation: dict[str, np.ndarray] | None = None
 
     @property
     def k(self) -> int:

@@ -42,36 +42,54 @@ class ActivationBuckets:
     them and all, and 0 is an edge). When the range grows, two buckets become one. In each, the images with
     the lowest hashes are kept (`draw_hashes`): a uniform draw without replacement, the same for every order
     and sharding. NaN and infinities are left out.
+
+    Where images are of so many `concepts` (labels, or what the model itself takes them for), those of each
+    bucket are counted: P(concept | activation), of all images and not of those drawn.
     """
 
-    def __init__(self, units: int, buckets: int = 16, images: int = 16) -> None:
-        """ValueError for numbers of buckets that are not 2 to 32, or no images."""
-        if not 2 <= buckets <= MOST_BUCKETS or images < 1:
+    def __init__(self, units: int, buckets: int = 16, images: int = 16, concepts: int = 0) -> None:
+        """ValueError for numbers of buckets that are not 2 to 32, no images, or concepts below 0."""
+        if not 2 <= buckets <= MOST_BUCKETS or images < 1 or concepts < 0:
             raise ValueError(
-                f"2 to {MOST_BUCKETS} buckets of at least 1 image, not {buckets} of {images}: choose others"
+                f"2 to {MOST_BUCKETS} buckets of at least 1 image and 0 or more concepts, not {buckets} of "
+                f"{images} and {concepts}: choose others"
             )
-        self.units, self.buckets, self.images = units, buckets, images
+        self.units, self.buckets, self.images, self.concepts = units, buckets, images, concepts
         self._low = np.full(units, np.inf, np.float32)
         self._high = np.full(units, -np.inf, np.float32)
         self._exponent = np.full(units, _UNSEEN, np.int64)
         # Bucket number i of a unit, floor(value / width), lies at i modulo buckets.
-        self._counts = np.zeros((units, buckets), np.int64)
+        # The first count is of all images, the others of those of each concept.
+        self._counts = np.zeros((units, buckets, 1 + concepts), np.int64)
         self._hashes = np.full((units, buckets, images), EMPTY, np.uint64)
         self._drawn = np.full((units, buckets, images), -1, np.int64)
         self._values = np.full((units, buckets, images), np.nan, np.float32)
 
-    def update(self, values: ArrayLike, indices: ArrayLike, hashes: Hashes) -> None:
-        """Offer `values` [n, units] of images `indices` [n] with their `hashes` [n]."""
+    def update(
+        self, values: ArrayLike, indices: ArrayLike, hashes: Hashes, concepts: ArrayLike | None = None
+    ) -> None:
+        """Offer `values` [n, units] of images `indices` [n] with their `hashes` [n].
+
+        concepts: the number of each image's concept [n]; -1, or None for all, for images without.
+        """
         floats = np.asarray(values, np.float32) + np.float32(0)  # -0.0 becomes 0.0
         numbers = np.asarray(indices, np.int64)
         if floats.shape != (len(numbers), self.units) or len(hashes) != len(numbers):
             raise ValueError(f"values are {floats.shape}; expected {(len(numbers), self.units)}, as hashes")
+        of = np.full(len(numbers), -1) if concepts is None else np.asarray(concepts, np.int64)
+        if of.shape != numbers.shape or (len(of) and not -1 <= of.min() <= of.max() < self.concepts):
+            raise ValueError(f"concepts are [{len(numbers)}] numbers from -1 to {self.concepts - 1}")
         for start in range(0, self.units if len(numbers) else 0, _UNITS_AT_ONCE):
             some = slice(start, start + _UNITS_AT_ONCE)
-            self._offer(some, floats[:, some], numbers, hashes)
+            self._offer(some, floats[:, some], numbers, hashes, of)
 
     def _offer(
-        self, some: slice, values: NDArray[np.float32], indices: NDArray[np.int64], hashes: Hashes
+        self,
+        some: slice,
+        values: NDArray[np.float32],
+        indices: NDArray[np.int64],
+        hashes: Hashes,
+        concepts: NDArray[np.int64],
     ) -> None:
         finite = np.isfinite(values)
         everything = bool(finite.all())
@@ -82,10 +100,11 @@ class ActivationBuckets:
             numbers = np.floor(np.ldexp(values.astype(np.float64), -self._exponent[some]))
         numbers[~finite] = 0
         places = numbers.astype(np.int64) % self.buckets + np.arange(numbers.shape[1]) * self.buckets
-        counted = places.ravel() if everything else places[finite]
-        self._counts[some] += np.bincount(counted, minlength=self._counts[some].size).reshape(
-            -1, self.buckets
-        )
+        counts = self._counts[some].reshape(-1, 1 + self.concepts)
+        counts[:, 0] += np.bincount(places.ravel() if everything else places[finite], minlength=len(counts))
+        for concept in np.unique(concepts[concepts >= 0]):
+            its = finite & (concepts == concept)[:, None]
+            counts[:, 1 + concept] += np.bincount(places[its], minlength=len(counts))
         kept = self._hashes[some].reshape(-1, self.images)
         admitted = finite & (hashes[:, None] < kept.max(axis=1)[places])
         rows, units = np.nonzero(admitted)
@@ -139,7 +158,7 @@ class ActivationBuckets:
         places = np.arange(self.buckets)
         numbers = first + (places - first) % self.buckets
         joined = (numbers >> np.minimum(after - before, 63)[:, None]) % self.buckets
-        counts = np.zeros((len(units), self.buckets), np.int64)
+        counts = np.zeros((len(units), self.buckets, 1 + self.concepts), np.int64)
         np.add.at(counts, (np.arange(len(units))[:, None], joined), self._counts[units])
         self._counts[units] = counts
         self._refill(units, np.repeat(joined, self.images, axis=1), [self])
@@ -172,8 +191,8 @@ class ActivationBuckets:
 
     def merge(self, other: ActivationBuckets) -> None:
         """Take in what `other` has seen; `other` stays as it is. ValueError where the sizes differ."""
-        if (other.units, other.buckets, other.images) != (self.units, self.buckets, self.images):
-            raise ValueError("cannot merge buckets of other numbers of units, buckets or images")
+        if other.sizes != self.sizes:
+            raise ValueError("cannot merge buckets of other numbers of units, buckets, images or concepts")
         other = ActivationBuckets.from_state(other.state())
         for start in range(0, self.units, _UNITS_AT_ONCE):
             some = slice(start, min(start + _UNITS_AT_ONCE, self.units))
@@ -184,6 +203,11 @@ class ActivationBuckets:
             units = np.arange(some.start, some.stop)
             self._refill(units, np.tile(places, (len(units), 1)), [self, other])
 
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Units, buckets, images of a bucket, concepts."""
+        return self.units, self.buckets, self.images, self.concepts
+
     def shift_images(self, by: int) -> None:
         """Number the images from `by` on: those of a shard, once it is known how many come before it."""
         self._drawn = np.where(self._drawn < 0, self._drawn, self._drawn + by)
@@ -192,8 +216,9 @@ class ActivationBuckets:
         """For the atlas, from the lowest bucket up; places without a bucket come last.
 
         edges [units, buckets + 1] float64, NaN behind the last; counts [units, buckets] int64, how many
-        images were in each; images [units, buckets, images] int64 in the order of the draw, -1 for none;
-        values, their activations, float32.
+        images were in each; concepts [units, buckets, concepts] int64, how many of each concept; images
+        [units, buckets, images] int64 in the order of the draw, -1 for none; values, their activations,
+        float32.
         """
         seen = self._exponent != _UNSEEN
         exponent = np.where(seen, self._exponent, 0)
@@ -205,15 +230,17 @@ class ActivationBuckets:
         places = numbers[:, :-1] % self.buckets
         order = np.argsort(self._hashes, axis=2, kind="stable")
         images, values = (np.take_along_axis(a, order, axis=2) for a in (self._drawn, self._values))
+        counts = np.take_along_axis(self._counts, places[:, :, None], axis=1)
         return {
             "edges": edges,
-            "counts": np.take_along_axis(self._counts, places, axis=1),
+            "counts": counts[:, :, 0],
+            "concepts": counts[:, :, 1:],
             "images": np.take_along_axis(images, places[:, :, None], axis=1),
             "values": np.take_along_axis(values, places[:, :, None], axis=1),
         }
 
     def state(self) -> State:
-        """Everything: low, high, exponent [units]; counts [units, buckets]; hashes, images, values."""
+        """low, high, exponent [units]; counts [units, buckets, 1 + concepts]; hashes, images, values."""
         order = np.argsort(self._hashes, axis=2, kind="stable")
         drawn: State = {"hashes": self._hashes, "images": self._drawn, "values": self._values}
         return {
@@ -228,7 +255,7 @@ class ActivationBuckets:
     def from_state(cls, state: State) -> ActivationBuckets:
         """The summary whose `state()` this is."""
         units, buckets, images = state["hashes"].shape
-        self = cls(units, buckets, images)
+        self = cls(units, buckets, images, state["counts"].shape[2] - 1)
         self._low, self._high = state["low"].astype(np.float32), state["high"].astype(np.float32)
         self._exponent, self._counts = state["exponent"].astype(np.int64), state["counts"].astype(np.int64)
         self._hashes, self._drawn = state["hashes"].astype(np.uint64), state["images"].astype(np.int64)

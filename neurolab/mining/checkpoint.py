@@ -58,12 +58,15 @@ class MiningState:
             yield
             self.torn = False
 
-    def take(self, batch: Batch, reduced: Mapping[str, Reduced]) -> None:
-        """Take in a batch and the reduced values of its images, by site (none where it has no images)."""
+    def take(
+        self, batch: Batch, reduced: Mapping[str, Reduced], concepts: NDArray[np.int64] | None = None
+    ) -> None:
+        """Take in a batch, the reduced values of its images by site (none where it has no images), and the
+        numbers of their concepts."""
         images = np.arange(self.images, self.images + len(batch.items), dtype=np.int64)
         hashes = draw_hashes([item.key for item in batch.items])
         for site, values in reduced.items():
-            self.sites[site].update(values, images, hashes)
+            self.sites[site].update(values, images, hashes, concepts)
         self.images += len(batch.items)
         self.skipped += [(skip.key, skip.reason) for skip in batch.skipped]
         self.done[batch.shard] = batch.number + 1

@@ -20,6 +20,7 @@ from neurolab.atlas.writing import remove_leftovers
 from neurolab.data.items import Batch, Item
 from neurolab.errors import AtlasError, SourceError
 from neurolab.mining.checkpoint import MiningState, fresh_state
+from neurolab.mining.concepts import Concepts
 from neurolab.mining.forward import Forward
 from neurolab.mining.identity import Identity, unfinished
 from neurolab.mining.parts import Part
@@ -40,9 +41,15 @@ class Job:
     """
 
     def __init__(
-        self, model: Model, sites: Sequence[Site], out: Path, identity: Identity, checkpoint_seconds: float
+        self,
+        model: Model,
+        sites: Sequence[Site],
+        out: Path,
+        identity: Identity,
+        checkpoint_seconds: float,
+        concepts: Concepts | None = None,
     ) -> None:
-        self.sites, self.out, self.identity = sites, out, identity
+        self.sites, self.out, self.identity, self.concepts = sites, out, identity, concepts
         self.checkpoint_seconds = checkpoint_seconds
         self.reduction: str = identity["settings"]["reduction"]
         self.kept = Kept.of(identity["settings"])
@@ -106,8 +113,9 @@ class Job:
     def take(self, batch: Batch) -> None:
         """Compute a batch and take it in, wholly or not at all."""
         reduced, embeddings = self.forward(batch) if batch.items else ({}, None)
+        concepts = self.concepts.numbers(batch.items, embeddings) if self.concepts else None
         with self.state.taking():
-            self.state.take(batch, reduced)
+            self.state.take(batch, reduced, concepts)
             self._keep_images(batch.items, embeddings)
 
     def take_part(self, part: Part) -> None:

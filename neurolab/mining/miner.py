@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +19,7 @@ from neurolab.data.loader import load_batches
 from neurolab.data.sources import Source, open_source
 from neurolab.errors import AtlasError, UnknownSiteError
 from neurolab.mining.cluster import Cluster, mine_on_ray
+from neurolab.mining.concepts import Concepts
 from neurolab.mining.identity import Identity, clear, same_build, unfinished
 from neurolab.mining.job import Job
 from neurolab.mining.parts import Task
@@ -48,6 +49,8 @@ def mine(
     bottom: int = 9,
     buckets: int = 16,
     bucket_images: int = 16,
+    concepts: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    coactivation: int = 0,
     cluster: Cluster | None = None,
     progress: bool = True,
     checkpoint_seconds: float = 30,
@@ -65,8 +68,10 @@ def mine(
     reduction: `max`, `mean`, `cls` or `center`, see `neurolab.atlas.reductions`. bins: of the histogram,
     between edges that the first `sample` images tell, and two more for what falls outside. bottom: how many
     images that excite a unit least are kept. buckets: levels of activation, of each of which `bucket_images`
-    images are drawn at random (0: none; `neurolab.mining.buckets`). thumbnail: longest side in pixels, None
-    for none.
+    images are drawn at random (0: none; `neurolab.mining.buckets`). concepts: what the images of each level
+    are counted by: texts, one of which the model itself takes an image for (zero-shot), or {label: values}.
+    coactivation: how many random projections are kept of each unit, by which any two are correlated (0: none,
+    else a multiple of 64; 512 is usual). thumbnail: longest side in pixels, None for none.
 
     device: where the model is moved first; threads: of torch, on the CPU (default: as torch is set, or as the
     build that is gone on with). precision: what the network computes in, "float32", "bfloat16" or "float16";
@@ -78,7 +83,10 @@ def mine(
     Raises UnknownSiteError; SourceError when the source cannot be read or holds no readable image; AtlasError
     when `out` holds something else or is being written by another process, and for settings that cannot be.
     """
-    kept = Kept(k=k, bins=bins, sample=sample, bottom=bottom, buckets=buckets, bucket_images=bucket_images)
+    sorts = Concepts.of(concepts, model)
+    kept = Kept(
+        k, bins, sample, bottom, buckets, bucket_images, len(sorts.names) if sorts else 0, coactivation
+    )
     if batch_size < 1:
         raise AtlasError(f"batch_size is at least 1, not {batch_size}")
     out = Path(out)
@@ -89,6 +97,8 @@ def mine(
     with status(progress, f"Hashing {opened.location}"):
         about = opened.describe()
     settings = {"batch_size": batch_size, "reduction": reduction, "thumbnail": thumbnail} | asdict(kept)
+    if sorts is not None:
+        settings |= {"concept_label": sorts.column, "concept_names": list(sorts.names)}
     identity = _identity(model, about, chosen, settings | {"precision": precision}, threads, out)
     atlas = same_build(out, identity, overwrite=overwrite)
     if atlas is not None:
@@ -102,7 +112,7 @@ def mine(
         workers = _default_workers() if cluster is None else 1
     with ExitStack() as stack:
         stack.enter_context(_torch_threads(identity["settings"]["threads"]))
-        job = Job(model, chosen, out, identity, checkpoint_seconds)
+        job = Job(model, chosen, out, identity, checkpoint_seconds, sorts)
         try:
             stack.enter_context(job)
         except AtlasError:
@@ -118,7 +128,7 @@ def mine(
                 load_batches(opened, transform, batch_size=batch_size, workers=workers, done=done), reporter
             )
         else:
-            task = Task(opened, transform, batch_size, kept, workers)
+            task = Task(opened, transform, batch_size, kept, workers, sorts)
             job.run_parts(
                 mine_on_ray(cluster, model, chosen, task, identity["settings"], job.state), reporter
             )

@@ -13,6 +13,7 @@ from neurolab.data.items import Item
 from neurolab.data.loader import ALL_DONE, load_batches
 from neurolab.data.sources import Record, Shard, Source
 from neurolab.mining.checkpoint import MiningState, fresh_state
+from neurolab.mining.concepts import Concepts
 from neurolab.mining.forward import Forward
 from neurolab.mining.remembered import Kept
 
@@ -55,6 +56,7 @@ class Task:
     batch_size: int
     kept: Kept
     workers: int
+    concepts: Concepts | None = None
 
     def mine(self, forward: Forward, span: Span, edges: Mapping[str, NDArray[np.float64]] | None) -> Part:
         """Mine a span; `forward` is entered. edges: of the histograms by site, None while nobody has them."""
@@ -70,7 +72,8 @@ class Task:
         )
         for batch in batches:
             reduced, of_batch = forward(batch) if batch.items else ({}, None)
-            state.take(batch, reduced)
+            numbers = self.concepts.numbers(batch.items, of_batch) if self.concepts else None
+            state.take(batch, reduced, numbers)
             part.items += batch.items
             if of_batch is not None:
                 embeddings.append(of_batch)

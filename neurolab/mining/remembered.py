@@ -13,7 +13,7 @@ from neurolab.atlas.reductions import Reduced
 from neurolab.errors import AtlasError
 from neurolab.mining.buckets import MOST_BUCKETS
 from neurolab.mining.histogram import SAMPLE
-from neurolab.mining.summaries import ActivationBuckets, BottomK, Histogram, Moments, TopK
+from neurolab.mining.summaries import ActivationBuckets, BottomK, CoActivation, Histogram, Moments, TopK
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -24,6 +24,7 @@ class Kept:
 
     k: exemplars. bins: of the histogram, whose edges come from the first `sample` images. bottom: images that
     excite it least. buckets: levels of activation, bucket_images: images of each (0: none are drawn).
+    concepts: that are counted in the buckets. coactivation: random projections (0: none).
     """
 
     k: int = 100
@@ -32,12 +33,18 @@ class Kept:
     bottom: int = 0
     buckets: int = 16
     bucket_images: int = 0
+    concepts: int = 0
+    coactivation: int = 0
 
     def __post_init__(self) -> None:
-        least = {"k": 1, "bins": 1, "sample": 1, "bottom": 0, "bucket_images": 0}
+        least = {"k": 1, "bins": 1, "sample": 1, "bottom": 0, "bucket_images": 0, "concepts": 0}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise AtlasError(f"{name} is at least {bound}, not {getattr(self, name)}")
+        if self.concepts and not self.bucket_images:
+            raise AtlasError("concepts are counted in buckets, of which there are none: bucket_images is 0")
+        if self.coactivation < 0 or self.coactivation % 64:
+            raise AtlasError(f"coactivation is a multiple of 64, or 0, not {self.coactivation}")
         if not 2 <= self.buckets <= MOST_BUCKETS:
             raise AtlasError(f"buckets is from 2 to {MOST_BUCKETS}, not {self.buckets}")
 
@@ -50,19 +57,20 @@ class Kept:
         """Of memory, once the histogram's edges are known."""
         exemplars = 12 * (2 * self.k + max(self.k, 64)) if self.k else 0
         lowest = 12 * (self.bottom + max(self.bottom, 64)) if self.bottom else 0
-        drawn = self.buckets * (8 + 20 * self.bucket_images) if self.bucket_images else 0
-        return exemplars + lowest + drawn + 8 * (2 * self.bins + 3) + 8 * 32
+        drawn = self.buckets * (8 + 8 * self.concepts + 20 * self.bucket_images) if self.bucket_images else 0
+        return exemplars + lowest + drawn + 8 * self.coactivation + 8 * (2 * self.bins + 3) + 8 * 32
 
 
 @dataclass
 class SiteSummaries:
-    """The summaries of one site. `lowest` and `buckets` may be left out."""
+    """The summaries of one site. Those after the histogram may be left out."""
 
     top: TopK
     moments: Moments
     histogram: Histogram
     lowest: BottomK | None = None
     buckets: ActivationBuckets | None = None
+    coactivation: CoActivation | None = None
 
     @classmethod
     def empty(cls, units: int, kept: Kept, edges: NDArray[np.float64] | None = None) -> SiteSummaries:
@@ -72,7 +80,10 @@ class SiteSummaries:
             Moments(units),
             Histogram(units, kept.bins, edges=edges, sample=kept.sample),
             BottomK(units, kept.bottom) if kept.bottom else None,
-            ActivationBuckets(units, kept.buckets, kept.bucket_images) if kept.bucket_images else None,
+            ActivationBuckets(units, kept.buckets, kept.bucket_images, kept.concepts)
+            if kept.bucket_images
+            else None,
+            CoActivation(units, kept.coactivation) if kept.coactivation else None,
         )
 
     def parts(self) -> dict[str, Any]:
@@ -80,22 +91,38 @@ class SiteSummaries:
         every = {name: getattr(self, name) for name in _KINDS}
         return {name: summary for name, summary in every.items() if summary is not None}
 
-    def update(self, reduced: Reduced, images: NDArray[np.int64], hashes: NDArray[np.uint64]) -> None:
-        """Take in the values of a batch of images, with the hashes by which they are drawn."""
+    def update(
+        self,
+        reduced: Reduced,
+        images: NDArray[np.int64],
+        hashes: NDArray[np.uint64],
+        concepts: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Take in the values of a batch of images, the hashes they are drawn by, their concepts (or -1)."""
         self.top.update(reduced.values, images, reduced.positions)
         self.moments.update(reduced.values)
         self.histogram.update(reduced.values)
         if self.lowest is not None:
             self.lowest.update(reduced.values, images, reduced.positions)
         if self.buckets is not None:
-            self.buckets.update(reduced.values, images, hashes)
+            self.buckets.update(reduced.values, images, hashes, concepts)
+        if self.coactivation is not None:
+            self._fix()
+            self.coactivation.update(reduced.values, hashes)
+
+    def _fix(self) -> None:
+        """What waits for the edges of the histogram gets them, once they are there."""
+        if self.coactivation is not None and self.histogram.edges is not None:
+            self.coactivation.fix(self.histogram.edges)
 
     def append(self, after: SiteSummaries) -> None:
         """Take in what another pass has seen of the images that come next."""
+        self.histogram.append(after.histogram)
+        self._fix()
+        if self.coactivation is not None and after.coactivation is not None:
+            self.coactivation.append(after.coactivation)
         for name, summary in self.parts().items():
-            if name == "histogram":
-                summary.append(after.histogram)
-            else:
+            if name not in ("histogram", "coactivation"):
                 summary.merge(getattr(after, name))
 
     def shift_images(self, by: int) -> None:
@@ -109,8 +136,10 @@ class SiteSummaries:
         return self.top.arrays()
 
     def others(self) -> dict[str, Arrays]:
-        """The arrays of what may be left out, by the atlas's names: lowest, buckets."""
-        left = {"lowest": self.lowest, "buckets": self.buckets}
+        """The arrays of what may be left out, by the atlas's names: lowest, buckets, coactivation."""
+        self.histogram.finish()
+        self._fix()
+        left = {"lowest": self.lowest, "buckets": self.buckets, "coactivation": self.coactivation}
         return {name: summary.arrays() for name, summary in left.items() if summary is not None}
 
     def statistics(self) -> Arrays:
@@ -163,4 +192,5 @@ _KINDS: dict[str, Any] = {
     "histogram": Histogram,
     "lowest": BottomK,
     "buckets": ActivationBuckets,
+    "coactivation": CoActivation,
 }

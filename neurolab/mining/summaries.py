@@ -9,12 +9,24 @@ commutative to the byte, for every sharding and order of the images:
 - `Moments`: count, mean, variance, minimum, maximum, from exact sums;
 - `Histogram`: where all have the same edges (give them to every shard: those of a sample of its own would
   differ);
-- `ActivationBuckets`: images of every level of activation, drawn by hashes of their keys.
+- `ActivationBuckets`: images of every level of activation, drawn by hashes of their keys, and how many are of
+  which concept;
+- `CoActivation`: random projections that tell correlations; edges as for the histogram.
 """
 
 from neurolab.mining.buckets import ActivationBuckets, draw_hashes
+from neurolab.mining.coactivation import CoActivation
 from neurolab.mining.histogram import Histogram
 from neurolab.mining.moments import Moments
 from neurolab.mining.topk import BottomK, Positions, TopK
 
-__all__ = ["ActivationBuckets", "BottomK", "Histogram", "Moments", "Positions", "TopK", "draw_hashes"]
+__all__ = [
+    "ActivationBuckets",
+    "BottomK",
+    "CoActivation",
+    "Histogram",
+    "Moments",
+    "Positions",
+    "TopK",
+    "draw_hashes",
+]

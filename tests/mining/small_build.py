@@ -62,7 +62,9 @@ class NoiseSource(Source):
             if self.log:
                 with self.log.open("a") as log:
                     log.write(f"{shard.name}/{number}\n")
-            yield Record(f"{shard.name}/{number}", self.encoded(shard.name, number), (f"noise {number}",))
+            labels = {"parity": "even" if number % 2 == 0 else "odd"} if number % 5 else {}
+            image = self.encoded(shard.name, number)
+            yield Record(f"{shard.name}/{number}", image, (f"noise {number}",), labels)
 
     def encoded(self, shard: str, number: int) -> bytes:
         if (shard, number) in BAD:

@@ -102,6 +102,32 @@ def test_buckets_are_the_same_for_every_sharding(values: Values, shard: list[int
     assert_same_bytes(right.arrays(), whole.arrays())
 
 
+@given(
+    tables(TIED) | tables(ANY),
+    st.lists(st.integers(-1, 2), min_size=40, max_size=40),
+    st.lists(st.integers(0, 2), min_size=40, max_size=40),
+)
+def test_concepts_are_counted_in_their_buckets(values: Values, given: list[int], shard: list[int]) -> None:
+    images, units = np.arange(len(values)), values.shape[1]
+    concepts, owner = np.array(given)[: len(values)], np.array(shard)[: len(values)]
+    parts = [ActivationBuckets(units, 4, 2, concepts=3) for _ in range(3)]
+    for number, part in enumerate(parts):
+        its = owner == number
+        part.update(values[its], images[its], hashes_of(images[its]), concepts[its])
+    total = parts[1]
+    total.merge(parts[2])
+    total.merge(parts[0])
+    found = ActivationBuckets.from_state(total.state()).arrays()
+    for unit in range(units):
+        edges = found["edges"][unit][np.isfinite(found["edges"][unit])]
+        column = np.where(np.isfinite(values[:, unit]), values[:, unit], np.nan).astype(np.float64)
+        for bucket in range(len(edges) - 1):
+            inside = (column >= edges[bucket]) & (column < edges[bucket + 1])
+            assert found["counts"][unit, bucket] == inside.sum()
+            expected = [int((inside & (concepts == concept)).sum()) for concept in range(3)]
+            assert found["concepts"][unit, bucket].tolist() == expected
+
+
 def test_numbers_of_a_shard_can_be_moved() -> None:
     values = np.random.default_rng(0).standard_normal((60, 3)).astype(np.float32)
     whole, first, second = (ActivationBuckets(3, 6, 4) for _ in range(3))
@@ -148,3 +174,5 @@ def test_buckets_refuse_what_they_cannot_hold() -> None:
         ActivationBuckets(2).update(np.zeros((2, 3)), [0, 1], hashes_of(np.arange(2)))
     with pytest.raises(ValueError, match="cannot merge"):
         ActivationBuckets(2).merge(ActivationBuckets(3))
+    with pytest.raises(ValueError, match="numbers from -1 to 1"):
+        ActivationBuckets(1, concepts=2).update(np.zeros((1, 1)), [0], hashes_of(np.arange(1)), [2])

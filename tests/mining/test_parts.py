@@ -78,9 +78,10 @@ def in_parts(cuts: Sequence[int]) -> Any:
 def test_one_two_and_seven_parts_give_the_same_bytes(
     cuts: list[int], sample: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_build(tmp_path / "whole", sample=sample)
+    more = {"sample": sample, "coactivation": 64, "concepts": {"parity": ["odd", "even"]}}
+    small_build(tmp_path / "whole", **more)
     monkeypatch.setattr(miner, "mine_on_ray", in_parts(cuts))
-    small_build(tmp_path / "parts", sample=sample, cluster=Cluster())
+    small_build(tmp_path / "parts", cluster=Cluster(), **more)
     assert digests(tmp_path / "parts") == digests(tmp_path / "whole")
 
 
@@ -123,6 +124,24 @@ def test_buckets_and_lowest_of_an_atlas_are_those_of_all_activations(tmp_path: P
             drawn = [image for image in images if image >= 0]
             assert len(drawn) == min(3, counts[bucket])
             assert all(edges[bucket] <= value[image] < edges[bucket + 1] for image in drawn)
+
+
+def test_concepts_and_co_activation_reach_the_atlas(tmp_path: Path) -> None:
+    more = {"coactivation": 1024, "concepts": {"parity": ["odd", "even"]}, "k": 63, "reduction": "mean"}
+    atlas = small_build(tmp_path / "a", **more)
+    site = atlas.site("0")
+    assert site.buckets is not None and site.coactivation is not None
+    labels = np.array([row.labels.get("parity", "") for row in atlas.images(range(len(atlas)))])
+    values = np.zeros((site.units, len(atlas)), np.float32)
+    np.put_along_axis(values, site.images[:, :61], site.values[:, :61], axis=1)
+    for unit in range(site.units):
+        edges = site.buckets["edges"][unit][np.isfinite(site.buckets["edges"][unit])]
+        for number, name in enumerate(("odd", "even")):
+            expected = np.histogram(values[unit, labels == name], edges)[0]
+            assert site.buckets["concepts"][unit, : len(edges) - 1, number].tolist() == expected.tolist()
+    assert site.buckets["concepts"].sum() < site.buckets["counts"].sum()  # some have no label
+    projection = site.coactivation["projection"]
+    np.testing.assert_allclose(projection @ projection.T, np.corrcoef(values), atol=0.25)
 
 
 def test_records_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

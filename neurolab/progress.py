@@ -108,6 +108,12 @@ def reporting(show: bool, what: str, total: int | None, done: int) -> Iterator[R
             yield Bar(bar, what, total, done)
 
 
+def say(show: bool, what: str) -> None:
+    """A line on the error stream, where something is shown at all."""
+    if show:
+        Console(stderr=True).print(what, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def status(show: bool, what: str) -> Iterator[None]:
     """A line that something of unknown length is going on."""

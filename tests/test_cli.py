@@ -34,6 +34,7 @@ except SystemExit:
     for command in (
         "sites",
         "build",
+        "plan",
         "info",
         "render",
         "spectrum",

@@ -1,9 +1,8 @@
-"""Finding units: by what a text says, and by an image that excites them."""
+"""Finding units: by what a text says, by an image that excites them, by an image of the atlas."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -13,25 +12,23 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from neurolab.analysis.hits import Hit, Scored, best_hits, chosen_sites
 from neurolab.atlas import Atlas
-from neurolab.atlas.arrays import SiteArrays
+from neurolab.atlas.distribution import z_scores
 from neurolab.atlas.matching import require_model
 from neurolab.atlas.reductions import reduce_map
 from neurolab.errors import AtlasError
 from neurolab.models.capture import capture
 from neurolab.models.zoo import Model
 
-
-@dataclass(frozen=True)
-class Hit:
-    """A unit that a search found, and how well it fits: the higher, the better.
-
-    score: for a text the cosine, for an image the z-score. value: the activation by the image.
-    """
-
-    unit: str  # SITE/89
-    score: float
-    value: float | None = None
+__all__ = [
+    "Hit",
+    "common_texts",
+    "text_direction",
+    "units_excited_by",
+    "units_like_text",
+    "units_of_image",
+]
 
 
 def units_like_text(
@@ -49,13 +46,13 @@ def units_like_text(
     require_model(atlas, model)
     direction = text_direction(model, text)
     found = []
-    for arrays in _sites(atlas, site):
+    for arrays in chosen_sites(atlas, site):
         if arrays.embedding is not None:
             cosine = np.asarray(arrays.embedding, np.float32) @ direction
-            found.append((arrays, cosine.astype(np.float64), None))
+            found.append(Scored(arrays, cosine.astype(np.float64), np.arange(arrays.units)))
     if not found:
         raise AtlasError(f"{atlas.path} has no embeddings of units, for its model gives none of images")
-    return _best(found, top)
+    return best_hits(found, top)
 
 
 def common_texts() -> list[str]:
@@ -83,12 +80,13 @@ def units_excited_by(
     """The units that an image excites most, measured by what is usual for each of them, best first.
 
     The score is z = (value - mean) / sd: the image's activation under the atlas's reduction, and the unit's
-    mean and standard deviation over the atlas's images. Units that never vary are left out. site: one or
-    several sites, computed in one pass; default: all. Ties: by site, then by unit number. AtlasError for
-    another model than the atlas's.
+    mean and standard deviation over the atlas's images. Hits have the value, too, and its percentile among
+    these images (which alone would not do to rank them: it is 100 for every unit that the image excites more
+    than all of them). Units that never vary are left out. site: one or several sites, computed in one pass;
+    default: all. Ties: by site, then by unit number. AtlasError for another model than the atlas's.
     """
     require_model(atlas, model)
-    sites = _sites(atlas, site)
+    sites = chosen_sites(atlas, site)
     images = model.preprocess(image)[None].to(model.device)
     with torch.inference_mode(), capture(model, [arrays.name for arrays in sites]) as acts:
         model.encode_image(images)
@@ -101,33 +99,27 @@ def units_excited_by(
             prefix_tokens=arrays.prefix_tokens,
             grid=arrays.grid,
         )
-        value, sd = reduced.values[0], np.asarray(arrays.sd, np.float64)
-        varies = np.isfinite(sd) & (sd > 0)
-        score = (value - np.asarray(arrays.mean, np.float64)) / np.where(varies, sd, 1.0)
-        found.append((arrays, np.where(varies, score, np.nan), value))
-    return _best(found, top)
+        value, units = reduced.values[0], np.arange(arrays.units)
+        found.append(Scored(arrays, z_scores(arrays, value, units), units, {"value": value}))
+    return best_hits(found, top)
 
 
-def _sites(atlas: Atlas, site: str | Sequence[str] | None) -> list[SiteArrays]:
-    names = atlas.sites if site is None else [site] if isinstance(site, str) else site
-    return [atlas.site(name) for name in names]
+def units_of_image(
+    atlas: Atlas, image: int | str, site: str | Sequence[str] | None = None, top: int = 24
+) -> list[Hit]:
+    """The units that have an image of the atlas among their exemplars, the one that it excites most first.
 
-
-_Scores = tuple[SiteArrays, NDArray[np.float64], NDArray[np.float32] | None]
-
-
-def _best(found: Sequence[_Scores], top: int) -> list[Hit]:
-    """The best units of all sites; a score that is NaN is no hit."""
-    scores = np.concatenate([score for _, score, _ in found])
-    site_of = np.repeat(np.arange(len(found)), [len(score) for _, score, _ in found])
-    unit_of = np.concatenate([np.arange(len(score)) for _, score, _ in found])
-    order = np.argsort(np.where(np.isnan(scores), np.inf, -scores), kind="stable")[: max(top, 0)]
-    hits = []
-    for place in order:
-        if np.isnan(scores[place]):
-            break
-        arrays, _, values = found[int(site_of[place])]
-        unit = int(unit_of[place])
-        value = None if values is None else float(values[unit])
-        hits.append(Hit(arrays.unit_name(unit), float(scores[place]), value))
-    return hits
+    image: its number, or its key. No model is needed, and only what was recorded is found: a unit whose k
+    strongest images are others is none, however much the image excites it (`units_excited_by` tells). Score,
+    value and percentile are those of `units_excited_by`; the rank is the image's among the unit's exemplars.
+    site: one or several sites; default: all. Ties: by site, then by unit number. AtlasError where there is no
+    such image.
+    """
+    number = atlas.image_index(image) if isinstance(image, str) else atlas.image(image).index
+    found = []
+    for arrays in chosen_sites(atlas, site):
+        units, rank = np.divmod(np.flatnonzero(arrays.images == number), arrays.k)
+        value = arrays.values[units, rank]
+        more = {"value": value, "rank": rank + 1}
+        found.append(Scored(arrays, z_scores(arrays, value, units), units, more))
+    return best_hits(found, top)

@@ -17,6 +17,7 @@ from neurolab.atlas.image_table import ImageRow, ImagesTable
 from neurolab.atlas.labels import Labels
 from neurolab.atlas.manifest import read_manifest
 from neurolab.atlas.pictures import PictureLike, PictureRow, Pictures
+from neurolab.atlas.tables import made_tables
 from neurolab.errors import AtlasError, UnknownSiteError
 
 
@@ -100,9 +101,24 @@ class Atlas:
         """What is known of several images, in the order given."""
         return self._images.rows(indices)
 
+    def image_table(
+        self, images: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """What `images` gives, as a table: key, captions, labels, width, height, or some of these columns."""
+        return self._images.take(images, columns)
+
     def image_index(self, key: str) -> int:
         """The number of the image with this key; AtlasError where there is none."""
         return self._images.index_of(key)
+
+    def find_image(self, name: str) -> int:
+        """The number of the image that a person means: its key or else its number, as text; AtlasError."""
+        try:
+            return self.image_index(name)
+        except AtlasError:
+            if name.isascii() and name.isdecimal() and int(name) < len(self):
+                return int(name)
+            raise
 
     def thumbnail(self, index: int) -> bytes:
         """The thumbnail of an image, WebP; AtlasError where the atlas was built without."""
@@ -132,8 +148,11 @@ class Atlas:
         return self._pictures.add(pictures, self.unit_name)
 
     def sql(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
-        """Answer a SELECT over the views `images` and `pictures`; see `neurolab.atlas.queries.query`."""
-        return queries.query(self.path, query, parameters)
+        """Answer a SELECT over `units`, `exemplars`, `images` and `pictures`.
+
+        See `neurolab.atlas.queries.query`, and `neurolab.atlas.tables` for the columns of the first two.
+        """
+        return queries.query(self.path, query, parameters, made_tables(self))
 
     def summary(self) -> dict[str, Any]:
         """What `neurolab info` prints: the model, the source, and how many of everything there are."""

@@ -61,12 +61,16 @@ class ImagesTable:
     def rows(self, images: Sequence[int] | np.ndarray) -> list[ImageRow]:
         """The rows of these images, in the order given."""
         wanted = self._checked(images)
-        table = self._text_columns().take(pa.array(wanted))
-        key, captions, labels, width, height = (table.column(i).to_pylist() for i in range(5))
+        columns = (column.to_pylist() for column in self.take(wanted).columns)
         return [
             ImageRow(int(i), k, tuple(c or ()), dict(m or ()), w, h)
-            for i, k, c, m, w, h in zip(wanted, key, captions, labels, width, height, strict=True)
+            for i, k, c, m, w, h in zip(wanted, *columns, strict=True)
         ]
+
+    def take(self, images: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+        """The columns key, captions, labels, width and height, or some of them, in the order of `images`."""
+        table = self._text_columns()
+        return table.select(list(columns or table.column_names)).take(pa.array(self._checked(images)))
 
     def index_of(self, key: str) -> int:
         """The number of the image with this key; AtlasError where there is none."""

@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from neurolab.atlas import pictures
+from neurolab.atlas.tables import MadeTable
 from neurolab.errors import AtlasError
 
 _SETTINGS = (
@@ -22,17 +23,23 @@ _SETTINGS = (
 )
 
 
-def query(folder: Path, text: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
+def query(
+    folder: Path,
+    text: str,
+    parameters: Sequence[Any] | Mapping[str, Any] | None = None,
+    made: Mapping[str, MadeTable] | None = None,
+) -> pa.Table:
     """Answer one SELECT over the views `images` and `pictures`, and every other Parquet file by its name.
 
-    `images` has its rows' numbers as the column `image`. Parameters fill `?`, or `$name` when they are a
-    mapping. Nothing but the atlas's own Parquet files can be read, nothing can be written, and no extension
-    is loaded. Raises AtlasError for anything but one SELECT, and for queries that DuckDB refuses, with its
-    reason.
+    `images` has its rows' numbers as the column `image`. made: tables that lie in no file, by name; a file
+    of the same name comes first. They cost nothing unless the query reads them. Parameters fill `?`, or
+    `$name` when they are a mapping. Nothing but the atlas's own tables can be read, nothing can be written,
+    and no extension is loaded. Raises AtlasError for anything but one SELECT, and for queries that DuckDB
+    refuses, with its reason.
     """
     with contextlib.closing(duckdb.connect(":memory:")) as connection:
         try:
-            tables = _views(connection, folder)
+            tables = _views(connection, folder, made or {})
             connection.execute(f"SET allowed_paths = [{', '.join(_quoted(path) for path in tables)}]")
             for setting in _SETTINGS:
                 connection.execute(f"SET {setting}")
@@ -46,12 +53,15 @@ def query(folder: Path, text: str, parameters: Sequence[Any] | Mapping[str, Any]
             raise AtlasError(f"the query failed: {error}") from error
 
 
-def _views(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[Path]:
+def _views(connection: duckdb.DuckDBPyConnection, folder: Path, made: Mapping[str, MadeTable]) -> list[Path]:
     # A hidden file is one that is being written.
     paths = [path for path in sorted(folder.glob("*.parquet")) if not path.name.startswith(".")]
     files = {path.stem: path.resolve() for path in paths}
     if "pictures" not in files:
         connection.register("pictures", pictures.SCHEMA.empty_table())
+    for name, table in made.items():
+        if name not in files:
+            connection.register(name, table)
     for name, path in files.items():
         view, source = '"' + name.replace('"', '""') + '"', f"read_parquet({_quoted(path)})"
         columns = "*"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 
-from neurolab.cli import atlases, drawing, judging, training
+from neurolab.cli import asking, atlases, drawing, judging, mining, training
 from neurolab.cli.options import app
 from neurolab.errors import NeurolabError
 
-__all__ = ["app", "atlases", "drawing", "judging", "main", "training"]
+__all__ = ["app", "asking", "atlases", "drawing", "judging", "main", "mining", "training"]
 
 
 def main() -> None:
@@ -16,5 +17,6 @@ def main() -> None:
     try:
         app()
     except NeurolabError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
+        # The message may quote what the user typed, square brackets included.
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         raise SystemExit(1) from None

@@ -1,18 +1,17 @@
-"""Commands about models and atlases: what sites there are, mining, looking at what was found."""
+"""Commands about models and atlases: what sites there are, looking at what was found."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from neurolab.cli.options import (
-    MODEL_HELP,
     AsJson,
-    Device,
     ModelName,
     Pretrained,
     Weights,
@@ -20,6 +19,9 @@ from neurolab.cli.options import (
     console,
     load,
 )
+
+if TYPE_CHECKING:
+    from neurolab.atlas.findings import Report
 
 
 @app.command()
@@ -53,55 +55,6 @@ def sites(
 
 
 @app.command()
-def build(
-    out: Annotated[Path, typer.Option(help="The atlas's folder; a build that was stopped goes on there.")],
-    source: Annotated[
-        list[str], typer.Option(help='A folder, tar shards, Parquet, "hf:NAME" or "demo"; may be repeated.')
-    ],
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "pocket",
-    weights: Weights = None,
-    pretrained: Pretrained = None,
-    site: Annotated[
-        list[str] | None,
-        typer.Option(help="A site by its short or full name; may be repeated. Default: the last ones."),
-    ] = None,
-    top: Annotated[int, typer.Option(help="Exemplars kept per unit.")] = 100,
-    reduction: Annotated[str, typer.Option(help="max, mean, cls or center.")] = "max",
-    batch_size: Annotated[
-        int, typer.Option(help="Images per batch; part of what makes the bytes repeatable.")
-    ] = 64,
-    workers: Annotated[int | None, typer.Option(help="Decode processes.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of the model.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first images of the source.")] = None,
-    device: Device = "cpu",
-    checkpoint_seconds: Annotated[float, typer.Option(help="Time between checkpoints.")] = 30.0,
-    overwrite: Annotated[
-        bool, typer.Option(help="Throw away what another build left in the folder.")
-    ] = False,
-) -> None:
-    """Mine the dataset examples of every unit of some sites into an atlas, in one pass over the source."""
-    from neurolab.mining.miner import mine
-    from neurolab.models.sites import default_sites
-
-    loaded = load(model, weights, pretrained, device)
-    atlas = mine(
-        loaded,
-        source if len(source) > 1 else source[0],
-        site or default_sites(loaded),
-        out,
-        k=top,
-        reduction=reduction,
-        batch_size=batch_size,
-        workers=workers,
-        threads=threads,
-        limit=limit,
-        checkpoint_seconds=checkpoint_seconds,
-        overwrite=overwrite,
-    )
-    print_summary(atlas.summary())
-
-
-@app.command()
 def info(
     atlas: Annotated[Path, typer.Argument(help="The atlas's folder.")],
     as_json: AsJson = False,
@@ -114,6 +67,38 @@ def info(
         print(json.dumps(summary, indent=2))
     else:
         print_summary(summary)
+
+
+@app.command()
+def check(
+    atlas: Annotated[Path, typer.Argument(help="The atlas's folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Read an atlas from end to end and say what is damaged, missing or foreign in it; exit code 1 if so."""
+    from neurolab.atlas.checking import check as examine
+    from neurolab.progress import status
+
+    with status(not as_json, f"Checking {atlas}"):
+        report = examine(atlas)
+    if as_json:
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        print_report(report)
+    raise typer.Exit(0 if report.sound else 1)
+
+
+def print_report(report: Report) -> None:
+    if report.findings:
+        table = Table("file", "what is wrong", "what to do", box=None, header_style="bold")
+        for finding in report.findings:
+            table.add_row(*(escape(text) for text in (finding.file, finding.problem, finding.remedy)))
+        console.print(table)
+    for note in report.notes:
+        console.print(f"note: {escape(note)}", highlight=False)
+    wrong = "nothing is wrong" if report.sound else f"{len(report.findings)} things are wrong"
+    console.print(
+        f"{wrong}; {report.files} files of {report.bytes:,} bytes are as they were written", highlight=False
+    )
 
 
 def print_summary(summary: dict[str, Any]) -> None:

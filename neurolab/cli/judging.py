@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from neurolab.cli.options import (
+    ATLAS_MODEL_HELP,
     MODEL_HELP,
     AsJson,
     Device,
@@ -19,6 +20,7 @@ from neurolab.cli.options import (
     app,
     console,
     load,
+    load_model_of,
 )
 
 if TYPE_CHECKING:
@@ -28,9 +30,7 @@ if TYPE_CHECKING:
 @app.command()
 def score(
     atlas: Annotated[Path, typer.Argument(help="The atlas's folder.")],
-    model: Annotated[
-        str | None, typer.Option(help=f"The atlas's model, where it is not found by itself. {MODEL_HELP}")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help=ATLAS_MODEL_HELP)] = None,
     weights: Weights = None,
     pretrained: Pretrained = None,
     second: Annotated[
@@ -60,9 +60,7 @@ def score(
     if second is None and (second_weights or second_pretrained):
         raise typer.BadParameter("weights of a second model, but no model: name it with --second")
     opened = open_atlas(atlas)
-    about = opened.manifest["model"]
-    found = pretrained or (about.get("pretrained") if model is None and weights is None else None)
-    own = load(model or about["name"], weights, found, device)
+    own = load_model_of(opened, model, weights, pretrained, device)
     other = load(second, second_weights, second_pretrained, device) if second else None
     rows = score_atlas(opened, own, second=other, kinds=kind, draws=draws, seed=seed)
     if figure:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from neurolab.atlas import Atlas
     from neurolab.models.zoo import Model
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.add_typer(facet_app, name="facet")
 console = Console()
 
 MODEL_HELP = 'An open_clip architecture, "pocket", "torchvision:NAME" or "timm:NAME".'
+ATLAS_MODEL_HELP = f"The atlas's model, where it is not found by itself. {MODEL_HELP}"
 ModelName = Annotated[str, typer.Argument(help=MODEL_HELP)]
 Weights = Annotated[
     Path | None, typer.Option(help="A checkpoint: safetensors, or a state dict saved by torch.")
@@ -38,3 +40,13 @@ def load(name: str, weights: Path | None, pretrained: str | None, device: str = 
     from neurolab.models.zoo import load_model
 
     return load_model(name, weights=weights, pretrained=pretrained, device=device)
+
+
+def load_model_of(
+    atlas: Atlas, name: str | None, weights: Path | None, pretrained: str | None, device: str = "cpu"
+) -> Model:
+    """The model that an atlas was made of, as it says itself, or as it is told here."""
+    about = atlas.manifest["model"]
+    if pretrained is None and name is None and weights is None:
+        pretrained = about.get("pretrained")
+    return load(name or about["name"], weights, pretrained, device)

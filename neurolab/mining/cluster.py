@@ -20,7 +20,7 @@ from neurolab.errors import NeurolabError
 from neurolab.mining.checkpoint import MiningState
 from neurolab.mining.forward import Forward
 from neurolab.mining.parts import Part, Span, Task, spans
-from neurolab.models.sites import Site, find_site
+from neurolab.models.sites import find_site
 from neurolab.models.zoo import Model
 
 Edges = Mapping[str, NDArray[np.float64]]
@@ -55,6 +55,7 @@ class Order:
 
     model: Any  # a reference to it in Ray's store
     sites: tuple[str, ...]
+    only: Mapping[str, NDArray[np.int64]]
     task: Task
     settings: Mapping[str, Any]
     spans: tuple[Span, ...]
@@ -71,7 +72,8 @@ class Miner:
         model: Model = ray.get(order.model).to(order.settings["device"])
         sites = [find_site(model, site) for site in order.sites]
         reduction, precision = order.settings["reduction"], order.settings["precision"]
-        self.order, self.forward = order, Forward(model, sites, reduction, precision).__enter__()
+        self.order = order
+        self.forward = Forward(model, sites, reduction, precision, order.only).__enter__()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         part: Part | NeurolabError
@@ -85,19 +87,19 @@ class Miner:
 
 def mine_on_ray(
     cluster: Cluster,
-    model: Model,
-    sites: Sequence[Site],
+    forward: Forward,
     task: Task,
     settings: Mapping[str, Any],
     state: MiningState,
 ) -> Iterator[Part]:
     """The parts of all that `state` leaves of a source, in its order, mined by actors on a Ray cluster.
 
-    Each part must be taken into `state` before the next is asked for. The first images are mined before the
-    others, group by group: they tell the edges of the histograms, which all must share. An actor that dies is
-    started again and its span mined anew; what Ray sends back of a span are its summaries and the rows of its
-    images. Raises NeurolabError where Ray is not installed, or its cluster has no room for one actor; what an
-    actor raises of neurolab's own errors is raised here.
+    forward: what each of them does, with a copy of its model; it is not entered here. Each part must be taken
+    into `state` before the next is asked for. The first images are mined before the others, group by group:
+    they tell the edges of the histograms, which all must share. An actor that dies is started again and its
+    span mined anew; what Ray sends back of a span are its summaries and the rows of its images. Raises
+    NeurolabError where Ray is not installed, or its cluster has no room for one actor; what an actor raises
+    of neurolab's own errors is raised here.
     """
     ray = require_ray()
     _start(ray, cluster.address)
@@ -107,8 +109,9 @@ def mine_on_ray(
     }
     actors = _room(ray, needs, cluster.actors)
     order = Order(
-        model=ray.put(replace(_on_cpu(model), tokenizer=None)),
-        sites=tuple(site.name for site in sites),
+        model=ray.put(replace(_on_cpu(forward.model), tokenizer=None)),
+        sites=tuple(site.name for site in forward.sites),
+        only=forward.only,
         task=task,
         settings=dict(settings),
         spans=(),

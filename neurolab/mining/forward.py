@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -31,15 +32,22 @@ class Forward:
     """The reduced activations of some sites, and the embeddings, for batches of images.
 
     precision: "float32" runs the network as it is; "bfloat16" or "float16" by torch's autocast. Values are
-    float32 in any case. Use as a context manager: inside, the model is under capture.
+    float32 in any case. only: the units of sites of which not all are asked for; `sites` then have so many.
+    Use as a context manager: inside, the model is under capture.
     """
 
     def __init__(
-        self, model: Model, sites: Sequence[Site], reduction: str, precision: str = "float32"
+        self,
+        model: Model,
+        sites: Sequence[Site],
+        reduction: str,
+        precision: str = "float32",
+        only: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise AtlasError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
-        self.model, self.sites, self.reduction, self.precision = model, sites, reduction, precision
+        self.model, self.reduction, self.precision, self.only = model, reduction, precision, dict(only or {})
+        self.sites = [replace(s, units=len(self.only[s.name])) if s.name in self.only else s for s in sites]
         self.embedding_dim = model.embedding_dim if model.is_clip else None
         self._held = ExitStack()
 
@@ -63,7 +71,9 @@ class Forward:
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> tuple[dict[str, Reduced], NDArray[np.float16] | None]:
         """The reduced values of each site, by its name, and embeddings [images, D] of a batch with images."""
-        pixels = torch.from_numpy(batch.images).to(self.model.device)
+        pixels = torch.from_numpy(batch.images)
+        if self.model.device.type == "cuda":
+            pixels = pixels.pin_memory().to(self.model.device, non_blocking=True)
         images = pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
         with self._computing():
             embedded = self.model.encode_image(images)
@@ -77,8 +87,12 @@ class Forward:
         return torch.autocast(self.model.device.type, dtype) if dtype else nullcontext()
 
     def _reduce(self, site: Site) -> Reduced:
+        activation = self._acts[site.name]
+        if (units := self.only.get(site.name)) is not None:
+            axis = 1 if site.layout == "map" else activation.ndim - 1
+            activation = activation.index_select(axis, torch.from_numpy(units).to(activation.device))
         return reduce_map(
-            self._acts[site.name],
+            activation,
             self.reduction,
             layout=site.layout,
             prefix_tokens=site.prefix_tokens,

@@ -25,6 +25,7 @@ from neurolab.mining.forward import Forward
 from neurolab.mining.identity import Identity, unfinished
 from neurolab.mining.parts import Part
 from neurolab.mining.remembered import Kept
+from neurolab.mining.selection import Units, written
 from neurolab.models.sites import Site
 from neurolab.models.zoo import Model
 from neurolab.progress import Reporter
@@ -48,12 +49,13 @@ class Job:
         identity: Identity,
         checkpoint_seconds: float,
         concepts: Concepts | None = None,
+        only: Units | None = None,
     ) -> None:
         self.sites, self.out, self.identity, self.concepts = sites, out, identity, concepts
         self.checkpoint_seconds = checkpoint_seconds
         self.reduction: str = identity["settings"]["reduction"]
         self.kept = Kept.of(identity["settings"])
-        self.forward = Forward(model, sites, self.reduction, identity["settings"]["precision"])
+        self.forward = Forward(model, sites, self.reduction, identity["settings"]["precision"], only)
         self._held = ExitStack()
 
     def __enter__(self) -> Job:
@@ -144,8 +146,9 @@ class Job:
         embeddings = None if self.embeddings is None else self.embeddings.array()
         center = None if embeddings is None else mean_direction(embeddings)
         for site in self.sites:
-            summaries = self.state.sites[site.name]
-            exemplars = summaries.exemplars()
+            units = self.forward.only.get(site.name)
+            arrays = written(self.state.sites[site.name], self.kept, units, site.units)
+            exemplars, statistics = arrays.pop("exemplars"), arrays.pop("statistics")
             of_units = None
             if embeddings is not None and center is not None:
                 of_units = unit_embeddings(exemplars["images"].astype(np.int64), embeddings, center)
@@ -153,9 +156,9 @@ class Job:
                 site,
                 reduction=self.reduction,
                 exemplars=exemplars,
-                statistics=summaries.statistics(),
+                statistics=statistics,
                 embedding=of_units,
-                others=summaries.others(),
+                others=arrays,
             )
         del embeddings  # lets go of the file before its folder is removed
         return self.writer.finish(self.state.skipped)
@@ -183,7 +186,7 @@ class Job:
         path = self.out / BUILDING / CHECKPOINT
         names = [site.name for site in self.sites]
         if unfinished(self.out) is None or not path.exists():
-            return fresh_state(self.sites, self.kept)
+            return fresh_state(self.forward.sites, self.kept)
         state = MiningState.load(path)
         if list(state.sites) != names:
             raise AtlasError(f"{path} is of other sites; overwrite=True (--overwrite) starts afresh")

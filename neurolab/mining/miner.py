@@ -10,23 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.filesize import decimal
 
 from neurolab.atlas import Atlas
 from neurolab.atlas.manifest import describe_model
-from neurolab.atlas.reductions import check_reduction
 from neurolab.data.decode import ImageTransform
 from neurolab.data.loader import load_batches
 from neurolab.data.sources import Source, open_source
-from neurolab.errors import AtlasError, UnknownSiteError
+from neurolab.errors import AtlasError
 from neurolab.mining.cluster import Cluster, mine_on_ray
 from neurolab.mining.concepts import Concepts
 from neurolab.mining.identity import Identity, clear, same_build, unfinished
 from neurolab.mining.job import Job
 from neurolab.mining.parts import Task
-from neurolab.mining.remembered import Kept
-from neurolab.models.sites import Site, find_site
+from neurolab.mining.remembered import Kept, bytes_per_unit
+from neurolab.mining.selection import find_units
+from neurolab.models.sites import Site
 from neurolab.models.zoo import Model
-from neurolab.progress import reporting, status
+from neurolab.progress import reporting, say, status
 
 
 def mine(
@@ -35,6 +36,7 @@ def mine(
     sites: str | Sequence[str],
     out: str | Path,
     *,
+    units: Sequence[str] = (),
     k: int = 100,
     batch_size: int = 64,
     workers: int | None = None,
@@ -65,13 +67,15 @@ def mine(
     same bytes each time. A finished atlas of the same model, source and settings is returned as it is.
 
     source: what `neurolab.open_source` takes; limit: only its first records. sites: full or short names.
-    reduction: `max`, `mean`, `cls` or `center`, see `neurolab.atlas.reductions`. bins: of the histogram,
-    between edges that the first `sample` images tell, and two more for what falls outside. bottom: how many
-    images that excite a unit least are kept. buckets: levels of activation, of each of which `bucket_images`
-    images are drawn at random (0: none; `neurolab.mining.buckets`). concepts: what the images of each level
-    are counted by: texts, one of which the model itself takes an image for (zero-shot), or {label: values}.
-    coactivation: how many random projections are kept of each unit, by which any two are correlated (0: none,
-    else a multiple of 64; 512 is usual). thumbnail: longest side in pixels, None for none.
+    units: "SITE/12", of sites of which only some are mined (sites may then be empty): others are in the atlas
+    as if nothing had been seen of them. reduction: `max`, `mean`, `cls` or `center`, see
+    `neurolab.atlas.reductions`. bins: of the histogram, between edges that the first `sample` images tell,
+    and two more for what falls outside. bottom: how many images that excite a unit least are kept. buckets:
+    levels of activation, of each of which `bucket_images` images are drawn at random (0: none;
+    `neurolab.mining.buckets`). concepts: what the images of each level are counted by: texts, one of which
+    the model itself takes an image for (zero-shot), or {label: values}. coactivation: how many random
+    projections are kept of each unit, by which any two are correlated (0: none, else a multiple of 64; 512 is
+    usual). thumbnail: longest side in pixels, None for none.
 
     device: where the model is moved first; threads: of torch, on the CPU (default: as torch is set, or as the
     build that is gone on with). precision: what the network computes in, "float32", "bfloat16" or "float16";
@@ -93,10 +97,12 @@ def mine(
     model = model if device is None else model.to(device)
     opened = open_source(source)
     opened = opened if limit is None else opened.limit(limit)
-    chosen = _find_sites(model, sites, reduction)
+    chosen, only = find_units(model, sites, units, reduction)
     with status(progress, f"Hashing {opened.location}"):
         about = opened.describe()
     settings = {"batch_size": batch_size, "reduction": reduction, "thumbnail": thumbnail} | asdict(kept)
+    if only:
+        settings["units"] = {name: of.tolist() for name, of in only.items()}
     if sorts is not None:
         settings |= {"concept_label": sorts.column, "concept_names": list(sorts.names)}
     identity = _identity(model, about, chosen, settings | {"precision": precision}, threads, out)
@@ -109,10 +115,13 @@ def mine(
     chosen = [by_name[name] for name in identity["settings"]["sites"]]
     transform = ImageTransform(model.image_size, model.resize_mode, model.interpolation, thumbnail)
     if workers is None:
-        workers = _default_workers() if cluster is None else 1
+        workers = default_workers() if cluster is None else 1
+    count = sum(len(only.get(site.name, range(site.units))) for site in chosen)
+    memory = decimal(count * bytes_per_unit(kept)[0])
+    say(progress, f"{len(chosen)} sites, {count:,} units: {memory} of memory for what is remembered of them")
     with ExitStack() as stack:
         stack.enter_context(_torch_threads(identity["settings"]["threads"]))
-        job = Job(model, chosen, out, identity, checkpoint_seconds, sorts)
+        job = Job(model, chosen, out, identity, checkpoint_seconds, sorts, only)
         try:
             stack.enter_context(job)
         except AtlasError:
@@ -129,21 +138,8 @@ def mine(
             )
         else:
             task = Task(opened, transform, batch_size, kept, workers, sorts)
-            job.run_parts(
-                mine_on_ray(cluster, model, chosen, task, identity["settings"], job.state), reporter
-            )
+            job.run_parts(mine_on_ray(cluster, job.forward, task, identity["settings"], job.state), reporter)
         return job.finish()
-
-
-def _find_sites(model: Model, names: str | Sequence[str], reduction: str) -> list[Site]:
-    """The sites, each once, checked against the reduction."""
-    found = [find_site(model, name) for name in ([names] if isinstance(names, str) else names)]
-    if not found:
-        raise UnknownSiteError("name at least one site; `neurolab sites MODEL` lists them")
-    sites = list({site.name: site for site in found}.values())
-    for site in sites:
-        check_reduction(reduction, site.name, site.layout, site.prefix_tokens, site.shape)
-    return sites
 
 
 def _identity(
@@ -168,7 +164,7 @@ def _identity(
     }
 
 
-def _default_workers() -> int:
+def default_workers() -> int:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, count - 1))
 

@@ -53,13 +53,6 @@ class Kept:
         """As a build's settings have it; what older builds do not name was not kept."""
         return cls(**{name: int(settings[name]) for name in cls.__dataclass_fields__ if name in settings})
 
-    def bytes_per_unit(self) -> int:
-        """Of memory, once the histogram's edges are known."""
-        exemplars = 12 * (2 * self.k + max(self.k, 64)) if self.k else 0
-        lowest = 12 * (self.bottom + max(self.bottom, 64)) if self.bottom else 0
-        drawn = self.buckets * (8 + 8 * self.concepts + 20 * self.bucket_images) if self.bucket_images else 0
-        return exemplars + lowest + drawn + 8 * self.coactivation + 8 * (2 * self.bins + 3) + 8 * 32
-
 
 @dataclass
 class SiteSummaries:
@@ -194,3 +187,26 @@ _KINDS: dict[str, Any] = {
     "buckets": ActivationBuckets,
     "coactivation": CoActivation,
 }
+
+
+def bytes_per_unit(kept: Kept) -> tuple[int, int]:
+    """What is remembered of a unit takes in memory and, written down, in the atlas."""
+    few = 64
+    edges = np.tile(np.linspace(0.0, 1.0, kept.bins + 1), (few, 1))
+    summaries = SiteSummaries.empty(few, kept, edges)
+    written = [summaries.exemplars(), summaries.statistics(), *summaries.others().values()]
+    memory = sum(_array_bytes(part) for part in summaries.parts().values())
+    return -(-memory // few), -(-sum(array.nbytes for arrays in written for array in arrays.values()) // few)
+
+
+def _array_bytes(thing: Any) -> int:
+    """Of the arrays that a summary holds, itself or in a part of it."""
+    held = vars(thing).values()
+    return sum(
+        value.nbytes
+        if isinstance(value, np.ndarray)
+        else _array_bytes(value)
+        if hasattr(value, "__dict__")
+        else 0
+        for value in held
+    )

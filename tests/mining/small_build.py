@@ -91,7 +91,8 @@ def small_build(
         "progress": False,
     }
     given |= {"checkpoint_seconds": 0} | settings
-    return mine(model or small_model(), source or NoiseSource(), SITES, out, **given)  # type: ignore[arg-type]
+    sites = given.pop("sites", SITES)
+    return mine(model or small_model(), source or NoiseSource(), sites, out, **given)  # type: ignore[arg-type]
 
 
 def serve() -> None:

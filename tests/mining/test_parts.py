@@ -13,14 +13,14 @@ import pytest
 from neurolab.data.decode import ImageTransform
 from neurolab.data.loader import ALL_DONE
 from neurolab.data.sources import Record, Shard
+from neurolab.errors import UnknownSiteError
 from neurolab.mining import miner
 from neurolab.mining.checkpoint import MiningState
 from neurolab.mining.cluster import Cluster
 from neurolab.mining.forward import Forward
 from neurolab.mining.parts import Part, Span, SpanSource, Task, spans
 from neurolab.mining.remembered import Kept
-from neurolab.models.sites import Site, find_site
-from neurolab.models.zoo import Model
+from neurolab.models.sites import find_site
 from tests.mining.small_build import SHARDS, NoiseSource, small_build, small_model
 from tests.mining.test_resume import digests
 
@@ -56,15 +56,10 @@ def in_parts(cuts: Sequence[int]) -> Any:
     """What stands in for a cluster: all groups, cut there; parts of one cut are mined in any order."""
 
     def mine(
-        cluster: Cluster,
-        model: Model,
-        sites: Sequence[Site],
-        task: Task,
-        settings: dict[str, Any],
-        state: MiningState,
+        cluster: Cluster, forward: Forward, task: Task, settings: dict[str, Any], state: MiningState
     ) -> Iterator[Part]:
         every = list(spans(task.source.shards(), state.done, task.batch_size, 1))
-        with Forward(model, sites, settings["reduction"], settings["precision"]) as forward:
+        with forward:
             for start, stop in pairwise([0, *cuts, len(every)]):
                 edges = state.edges()  # those that are known when the cut begins
                 mined = {i: task.mine(forward, every[i], edges) for i in reversed(range(start, stop))}
@@ -156,3 +151,29 @@ def test_records_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(miner, "mine_on_ray", in_parts([3, 6]))
     small_build(tmp_path / "a", Counting(), cluster=Cluster())
     assert len(log) == len({record.key for record in log}) == sum(SHARDS.values())
+
+
+def test_some_units_are_as_in_a_build_of_all(tmp_path: Path) -> None:
+    """And of the others nothing was seen."""
+    whole = small_build(tmp_path / "whole", coactivation=64)
+    some = small_build(tmp_path / "some", sites=["2"], units=["0/7", "0/2", "0:out/7"], coactivation=64)
+    assert some.manifest["settings"]["units"] == {some.site_name("0"): [2, 7]}
+    assert digests(some.path)["sites/2@out/exemplars.npz"] == digests(whole.path)["sites/2@out/exemplars.npz"]
+    a, b = some.site("0"), whole.site("0")
+    assert a.buckets and b.buckets and a.lowest and b.lowest and a.coactivation and b.coactivation
+    mined, others = [2, 7], [0, 1, 3, 4, 5, 6, 8, 9]
+    for x, y in [
+        *(
+            (getattr(a, name), getattr(b, name))
+            for name in ("values", "images", "position", "histogram", "sd")
+        ),
+        *((a.buckets[name], b.buckets[name]) for name in a.buckets),
+        *((a.lowest[name], b.lowest[name]) for name in a.lowest),
+        (a.coactivation["projection"], b.coactivation["projection"]),
+    ]:
+        assert x.shape == y.shape and np.array_equal(x[mined], y[mined], equal_nan=x.dtype.kind == "f")
+    assert (a.images[others] == -1).all() and (a.count[others] == 0).all() and np.isnan(a.sd[others]).all()
+    assert some.unit("0/3").exemplars == [] and len(some.unit("0/7").exemplars) == 5
+    for wrong, match in (("0/10", "units 0 to 9, not 10"), ("0", "names no unit"), ("9/1", "no site")):
+        with pytest.raises(UnknownSiteError, match=match):
+            small_build(tmp_path / "none", sites=[], units=[wrong])

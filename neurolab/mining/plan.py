@@ -1,0 +1,108 @@
+"""What a build will take, before it is begun: memory and disk from its settings, time from a short probe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from neurolab.data.decode import ImageTransform
+from neurolab.data.items import Item
+from neurolab.data.loader import load_batches
+from neurolab.data.sources import Source, open_source
+from neurolab.errors import SourceError
+from neurolab.mining.checkpoint import fresh_state
+from neurolab.mining.forward import Forward
+from neurolab.mining.miner import default_workers
+from neurolab.mining.remembered import Kept, bytes_per_unit
+from neurolab.mining.selection import find_sites
+from neurolab.models.zoo import Model
+
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build will take.
+
+    images: of the source, bad ones included; None for a stream, and with it what depends on it. memory: bytes
+    of the summaries, twice that while they are saved. activations: bytes of the maps of one batch, on the
+    device. disk: bytes of the atlas. images_per_second: of the probe, so `seconds` are what is left if it
+    goes on like that.
+    """
+
+    sites: int
+    units: int
+    images: int | None
+    memory: int
+    activations: int
+    disk: int | None
+    images_per_second: float
+    seconds: float | None
+
+
+def plan(
+    model: Model,
+    source: str | Path | Source | Sequence[str | Path | Source],
+    sites: str | Sequence[str],
+    *,
+    kept: Kept | None = None,
+    batch_size: int = 64,
+    workers: int | None = None,
+    reduction: str = "max",
+    thumbnail: int | None = 160,
+    precision: str = "float32",
+    probe: int = 3,
+) -> Plan:
+    """What `mine` with these settings will take. The first `probe` batches are mined for it, one more before
+    them, and nothing is written. SourceError where these hold no readable image."""
+    kept, opened = kept or Kept(bottom=9, bucket_images=16), open_source(source)
+    chosen = find_sites(model, sites, reduction)
+    transform = ImageTransform(model.image_size, model.resize_mode, model.interpolation, thumbnail)
+    workers = default_workers() if workers is None else workers
+    forward = Forward(model, chosen, reduction, precision)
+    state = fresh_state(chosen, replace(kept, concepts=0))
+    batches = load_batches(opened, transform, batch_size=batch_size, workers=workers)
+    row_bytes: list[int] = []
+    with forward, closing(batches):  # type: ignore[type-var]
+        started, before = time.perf_counter(), 0
+        for number, batch in enumerate(islice(batches, probe + 1)):
+            reduced, _ = forward(batch) if batch.items else ({}, None)
+            state.take(batch, reduced)
+            row_bytes += [_row_bytes(item) for item in batch.items]
+            if number == 0 and batch.records == batch_size:  # it warms up, unless there is no other
+                started, before = time.perf_counter(), state.records
+        rate = (state.records - before or float("nan")) / (time.perf_counter() - started)
+    if not row_bytes:
+        raise SourceError(f"the first images of {opened.location} cannot be read: nothing to plan by")
+    images, units = _length(opened), sum(site.units for site in chosen)
+    embedding = 2 * (forward.embedding_dim or 0)
+    in_memory, on_disk = bytes_per_unit(kept)
+    image_bytes = float(np.mean(row_bytes)) + embedding
+    return Plan(
+        sites=len(chosen),
+        units=units,
+        images=images,
+        memory=units * in_memory,
+        activations=batch_size * FLOAT * sum(site.units * int(np.prod(site.shape)) for site in chosen),
+        disk=None if images is None else round(units * (on_disk + embedding) + images * image_bytes),
+        images_per_second=rate,
+        seconds=None if images is None else images / rate,
+    )
+
+
+def _row_bytes(item: Item) -> int:
+    """Of an image's row in the atlas, without its embedding."""
+    return len(item.thumbnail) + sum(len(text) for text in (item.key, *item.captions, *item.labels.values()))
+
+
+def _length(source: Source) -> int | None:
+    try:
+        return len(source)
+    except TypeError:
+        return None

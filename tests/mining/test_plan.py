@@ -1,0 +1,91 @@
+"""What a plan says against what a build then takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from neurolab.data.sources import Record, Shard
+from neurolab.errors import SourceError
+from neurolab.mining.checkpoint import MiningState
+from neurolab.mining.miner import mine
+from neurolab.mining.plan import plan
+from neurolab.mining.remembered import Kept, SiteSummaries, bytes_per_unit
+from neurolab.models.zoo import Model
+from tests.mining.small_build import NoiseSource, small_model
+
+KEPT = Kept(k=20, bins=8, bottom=5, buckets=6, bucket_images=4, coactivation=64)
+
+
+class Rotten(NoiseSource):
+    def read(self, shard: Shard, start: int = 0, stop: int | None = None) -> Iterator[Record]:
+        for record in super().read(shard, start, stop):
+            yield Record(record.key, b"no image")
+
+
+class Stream(NoiseSource):
+    def shards(self) -> list[Shard]:
+        return [Shard("first", None)]
+
+
+def arrays_of(summaries: SiteSummaries) -> Iterator[NDArray[np.generic]]:
+    for part in summaries.parts().values():
+        for value in vars(part).values():
+            array = getattr(value, "digits", value)
+            if isinstance(array, np.ndarray):
+                yield array
+
+
+def test_a_plan_is_what_a_build_takes(tiny_clip: Model, image_folder: Path, tmp_path: Path) -> None:
+    sites = ["layer2.0", "layer4.0"]
+    found = plan(tiny_clip, image_folder, sites, kept=KEPT, batch_size=10, workers=0)
+    settings = {name: value for name, value in asdict(KEPT).items() if name != "concepts"}
+    states: list[MiningState] = []
+    with pytest.MonkeyPatch.context() as patch:
+        save = MiningState.save
+        patch.setattr(MiningState, "save", lambda self, path: (states.append(self), save(self, path))[1])
+        atlas = mine(
+            tiny_clip, image_folder, sites, tmp_path / "a", batch_size=10, progress=False, **settings
+        )
+    assert (found.sites, found.units) == (2, sum(atlas.site(site).units for site in sites))
+    assert found.images == len(atlas)
+    # Once the edges are known, no array grows any more.
+    for summaries in states[-1].sites.values():
+        summaries.others()
+    held = sum(array.nbytes for summaries in states[-1].sites.values() for array in arrays_of(summaries))
+    assert found.memory == pytest.approx(held, rel=0.02)
+    written = sum(path.stat().st_size for path in atlas.path.rglob("*") if path.is_file())
+    assert found.disk == pytest.approx(written, rel=0.25)
+    shapes = [atlas.site(site).shape for site in sites]
+    maps = sum(atlas.site(s).units * int(np.prod(shape)) for s, shape in zip(sites, shapes, strict=True))
+    assert found.activations == 10 * 4 * maps
+    assert found.seconds == pytest.approx(len(atlas) / found.images_per_second)
+
+
+def test_a_plan_reads_little_and_writes_nothing(tmp_path: Path) -> None:
+    source = NoiseSource()
+    found = plan(small_model(), source, ["0"], batch_size=8, workers=0, probe=2)
+    assert source.count == 3 * 8
+    assert found.images == 63 and found.images_per_second > 0
+
+
+def test_the_length_of_a_stream_is_not_known() -> None:
+    found = plan(small_model(), Stream(), ["0"], batch_size=8, workers=0)
+    assert (found.images, found.disk, found.seconds) == (None, None, None)
+    assert found.images_per_second > 0
+
+
+def test_a_source_without_images_cannot_be_planned_by() -> None:
+    with pytest.raises(SourceError, match="the first images of noise cannot be read"):
+        plan(small_model(), Rotten(), ["0"], workers=0)
+
+
+def test_bytes_grow_with_what_is_kept() -> None:
+    memory, disk = bytes_per_unit(Kept())
+    for more in (Kept(bottom=9), Kept(bucket_images=4), Kept(coactivation=64), Kept(k=200), Kept(bins=128)):
+        assert bytes_per_unit(more)[0] > memory and bytes_per_unit(more)[1] > disk

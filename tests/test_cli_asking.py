@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 import neurolab
 from neurolab.analysis.hits import Hit
-from neurolab.analysis.search import units_excited_by, units_like_text, units_of_image
+from neurolab.analysis.holding import units_of_image
+from neurolab.analysis.search import units_excited_by, units_like_text
 from neurolab.analysis.similar import similar_units
 from neurolab.atlas import Atlas
 from neurolab.cli import app, main

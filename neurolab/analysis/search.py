@@ -1,4 +1,4 @@
-"""Finding units: by what a text says, by an image that excites them, by an image of the atlas."""
+"""Finding units through the model: by what a text says, by an image that excites them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ __all__ = [
     "text_direction",
     "units_excited_by",
     "units_like_text",
-    "units_of_image",
 ]
 
 
@@ -101,25 +100,4 @@ def units_excited_by(
         )
         value, units = reduced.values[0], np.arange(arrays.units)
         found.append(Scored(arrays, z_scores(arrays, value, units), units, {"value": value}))
-    return best_hits(found, top)
-
-
-def units_of_image(
-    atlas: Atlas, image: int | str, site: str | Sequence[str] | None = None, top: int = 24
-) -> list[Hit]:
-    """The units that have an image of the atlas among their exemplars, the one that it excites most first.
-
-    image: its number, or its key. No model is needed, and only what was recorded is found: a unit whose k
-    strongest images are others is none, however much the image excites it (`units_excited_by` tells). Score,
-    value and percentile are those of `units_excited_by`; the rank is the image's among the unit's exemplars.
-    site: one or several sites; default: all. Ties: by site, then by unit number. AtlasError where there is no
-    such image.
-    """
-    number = atlas.image_index(image) if isinstance(image, str) else atlas.image(image).index
-    found = []
-    for arrays in chosen_sites(atlas, site):
-        units, rank = np.divmod(np.flatnonzero(arrays.images == number), arrays.k)
-        value = arrays.values[units, rank]
-        more = {"value": value, "rank": rank + 1}
-        found.append(Scored(arrays, z_scores(arrays, value, units), units, more))
     return best_hits(found, top)

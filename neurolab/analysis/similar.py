@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,9 @@ from neurolab.atlas import Atlas
 from neurolab.atlas.arrays import SiteArrays
 from neurolab.atlas.matching import require_model
 from neurolab.errors import AtlasError
-from neurolab.models.writers import incoming_weights
-from neurolab.models.zoo import Model
+
+if TYPE_CHECKING:
+    from neurolab.models.zoo import Model
 
 # Of rank-biased overlap: 1 / (1 - p) = 100 images count. Measured on the last layer of the pocket with 3,000
 # photos and k = 100: the strongest 20 of 3,000 other photos of a unit's ten nearest units excite it by 1.59
@@ -160,6 +161,8 @@ def _by_embedding(asked: _Asked) -> list[Scored]:
 
 
 def _by_direction(asked: _Asked) -> list[Scored]:
+    from neurolab.models.writers import incoming_weights  # imports torch, which the other ways do not need
+
     if asked.model is None:
         raise AtlasError("units are compared by direction in the model's weights: give the model, too")
     require_model(asked.atlas, asked.model)

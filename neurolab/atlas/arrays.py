@@ -104,6 +104,41 @@ class SiteArrays:
         """`SITE/index`."""
         return f"{self.name}/{index}"
 
+    def levels(self, unit: int) -> list[Level]:
+        """A unit's levels of activation with the images drawn of each, from the highest down; empty where the
+        atlas has none."""
+        if self.buckets is None:
+            return []
+        edges, counts, concepts, images, values = (
+            self.buckets[name][unit] for name in ("edges", "counts", "concepts", "images", "values")
+        )
+        found = []
+        for bucket in np.flatnonzero(np.isfinite(edges[1:]))[::-1].tolist():
+            drawn = images[bucket] >= 0
+            found.append(
+                Level(
+                    low=float(edges[bucket]),
+                    high=float(edges[bucket + 1]),
+                    count=int(counts[bucket]),
+                    concepts=concepts[bucket].tolist(),
+                    images=images[bucket][drawn].tolist(),
+                    values=values[bucket][drawn].tolist(),
+                )
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Level:
+    """A range of a unit's activations, [low, high): how many images were in it, and some drawn at random."""
+
+    low: float
+    high: float
+    count: int
+    concepts: list[int]  # how many images are of each concept that the atlas was mined with
+    images: list[int]  # numbers of the images drawn, in the order of the draw: any first few are a draw, too
+    values: list[float]
+
 
 @dataclass(frozen=True)
 class Exemplar:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from neurolab.atlas.atlas import Atlas
 from neurolab.errors import AtlasError
-from neurolab.models.zoo import Model
+
+if TYPE_CHECKING:
+    from neurolab.models.zoo import Model
 
 
 def require_model(atlas: Atlas, model: Model) -> None:

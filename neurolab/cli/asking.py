@@ -83,7 +83,8 @@ def units(
 ) -> None:
     """Find units: which have an image of the atlas as an exemplar, which does a picture excite, which are
     like a text."""
-    from neurolab.analysis.search import units_excited_by, units_like_text, units_of_image
+    from neurolab.analysis.holding import units_of_image
+    from neurolab.analysis.search import units_excited_by, units_like_text
     from neurolab.atlas import open_atlas
 
     if [image, file, text].count(None) != 2:

@@ -8,6 +8,7 @@ import numpy as np
 import streamlit as st
 from PIL import Image
 
+from neurolab.analysis.holding import units_of_image
 from neurolab.data.decode import decode_image
 from neurolab.errors import BadImageError, UnknownModelError
 from neurolab.explorer import address, shell
@@ -15,7 +16,6 @@ from neurolab.explorer.cards import telling_labels, thumbnail, unit_row
 from neurolab.explorer.lab import Lab
 from neurolab.explorer.markup import esc, grid, href, image, notice
 from neurolab.explorer.search_page import model_missing
-from neurolab.explorer.tables import units_holding
 
 TOP = 24
 STRIP = 40  # images to choose from
@@ -83,12 +83,12 @@ def _portrait(lab: Lab, number: int) -> str:
 
 def _of_atlas(lab: Lab, number: int, site: str) -> None:
     """The units that hold an image among their exemplars; where there are none, the model is asked."""
-    found = units_holding(lab.atlas, number, site or None, TOP)
+    found = units_of_image(lab.atlas, number, site or None, TOP)
     if found:
-        rows = [
-            unit_row(lab, lab.short(name), unit, f"exemplar {rank} · z {z:.1f}")
-            for name, unit, rank, z in found
-        ]
+        rows = []
+        for hit in found:
+            name, _, unit = hit.unit.rpartition("/")
+            rows.append(unit_row(lab, lab.short(name), int(unit), f"exemplar {hit.rank} · z {hit.score:.1f}"))
         note = "it is one of their exemplars; z: standard deviations above the unit's mean"
         st.html(shell.heading("Units that it excites most", note, first=True) + grid(rows, "nl-results"))
     else:

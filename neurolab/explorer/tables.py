@@ -123,46 +123,6 @@ def matching_exemplars(images: np.ndarray, texts: ImageTexts, wanted: str) -> np
     return holds[images].sum(axis=1)  # image -1 (no exemplar) reads the last entry
 
 
-def similar_units(atlas: Atlas, site: str, unit: int, top: int = 8) -> list[tuple[str, int, float]]:
-    """The units whose exemplars are most alike by the cosine of their embeddings: [(site, unit, cosine)].
-
-    All sites of the atlas are searched; empty where the site has no embeddings.
-    """
-    own = atlas.site(site)
-    if own.embedding is None:
-        return []
-    vector = np.asarray(own.embedding[unit], np.float32)
-    found: list[tuple[str, int, float]] = []
-    for name in atlas.sites:
-        embeddings = atlas.site(name).embedding
-        if embeddings is None or embeddings.shape[1] != len(vector):
-            continue
-        cosine = np.nan_to_num(np.asarray(embeddings, np.float32) @ vector, nan=-1.0)
-        if name == own.name:
-            cosine[unit] = -np.inf
-        best = np.argsort(-cosine, kind="stable")[:top]
-        found += [(name, int(i), float(cosine[i])) for i in best if np.isfinite(cosine[i])]
-    return sorted(found, key=lambda item: -item[2])[:top]
-
-
-def units_holding(
-    atlas: Atlas, image: int, site: str | None = None, top: int = 24
-) -> list[tuple[str, int, int, float]]:
-    """The units that hold an image among their exemplars: [(site, unit, rank from 1, z)], highest z first.
-
-    All sites of the atlas are searched unless one is named. z is the stored value's distance from the unit's
-    mean in its standard deviations.
-    """
-    found = []
-    for name in atlas.sites if site is None else [site]:
-        arrays = atlas.site(name)
-        for unit, rank in np.argwhere(np.asarray(arrays.images) == image).tolist():
-            sd = float(arrays.sd[unit])
-            z = (float(arrays.values[unit, rank]) - float(arrays.mean[unit])) / sd if sd > 0 else 0.0
-            found.append((arrays.name, unit, rank + 1, z))
-    return sorted(found, key=lambda item: -item[3])[:top]
-
-
 def _scores(arrays: SiteArrays, texts: ImageTexts, sort: str) -> np.ndarray:
     """One number per unit; the page shows high ones first."""
     if sort == "number":

@@ -6,17 +6,25 @@ import io
 
 import streamlit as st
 
+from neurolab.analysis.similar import similar_units
 from neurolab.atlas.arrays import Unit
 from neurolab.atlas.pictures import PictureRow
+from neurolab.errors import AtlasError
 from neurolab.explorer import address, shell
 from neurolab.explorer.cards import bars, exemplar_tile, pills, thumbnail, unit_card
 from neurolab.explorer.histogram import histogram
 from neurolab.explorer.lab import Lab
+from neurolab.explorer.levels import levels
 from neurolab.explorer.markup import deviations, esc, grid, href, image, notice, number, table
 from neurolab.explorer.spotlight import STYLES
-from neurolab.explorer.tables import COUNTED, in_sd, kind_counts, similar_units, subjects
+from neurolab.explorer.tables import COUNTED, in_sd, kind_counts, subjects
 
 AMOUNTS = ("24", "48", "100")
+ALIKE = {
+    "coactivation": "by the correlation of their activations over all images",
+    "embedding": "by the cosine of their exemplars’ embeddings",
+    "exemplars": "by the exemplars that they share",
+}
 
 
 def show(lab: Lab) -> None:
@@ -35,6 +43,7 @@ def show(lab: Lab) -> None:
         values = [exemplar.value for exemplar in unit.exemplars]
         note = "images on a logarithmic scale; in red, where the exemplars lie"
         st.html(shell.heading("How it fires", note) + histogram(unit.histogram, unit.edges, unit.sd, values))
+        st.html(levels(lab, site, unit))
         st.html(_alike(lab, site, unit))
 
 
@@ -150,18 +159,28 @@ def _in_sd(value: float, sd: float) -> str:
 
 
 def _alike(lab: Lab, site: str, unit: Unit) -> str:
-    found = similar_units(lab.atlas, site, unit.index)
-    head = shell.heading("Similar units", "by the cosine of their exemplars’ embeddings")
-    if not found:
-        return (
-            head + '<p class="nl-dim">The model gives no embeddings, so units cannot be compared by them.</p>'
-        )
-    own = lab.atlas.site(site).name
-    cards = [
-        unit_card(lab, lab.short(name), i, f"{'' if name == own else lab.short(name) + ' · '}{score:.2f}")
-        for name, i, score in found
-    ]
+    way = next(way for way, there in likenesses(lab, site).items() if there)
+    head = shell.heading("Similar units", ALIKE[way])
+    try:
+        found = similar_units(lab.atlas, unit.name, way, top=8)
+    except AtlasError as error:  # such a unit has nothing to be compared by
+        return f'{head}<p class="nl-dim">{esc(error)}</p>'
+    own, cards = lab.atlas.site(site).name, []
+    for hit in found:
+        name, _, index = hit.unit.rpartition("/")
+        where = "" if name == own else f"{lab.short(name)} · "
+        cards.append(unit_card(lab, lab.short(name), int(index), f"{where}{hit.score:.2f}"))
     return head + grid(cards, "nl-cards four")
+
+
+def likenesses(lab: Lab, site: str) -> dict[str, bool]:
+    """The ways to compare units, the most telling first, and whether the atlas has what they need."""
+    arrays = lab.atlas.site(site)
+    return {
+        "coactivation": arrays.coactivation is not None,
+        "embedding": arrays.embedding is not None,
+        "exemplars": True,
+    }
 
 
 def _labels(lab: Lab, unit: Unit) -> None:

@@ -10,10 +10,9 @@ import torch
 from PIL import Image
 
 import neurolab
-from neurolab.analysis.search import common_texts, units_excited_by, units_like_text, units_of_image
+from neurolab.analysis.search import common_texts, units_excited_by, units_like_text
 from neurolab.atlas import Atlas
 from neurolab.errors import AtlasError, MissingTextTowerError, UnknownSiteError
-from neurolab.featurevis.scores.formulas import activation_percentile
 from neurolab.models.zoo import Model
 from tests.conftest import make_clip
 
@@ -121,39 +120,6 @@ def test_the_percentile_is_the_share_of_images_that_excite_a_unit_less(
         assert abs(hit.percentile - true[unit]) <= 100 * site.histogram[unit].max() / len(atlas) + 1e-3
         if site.images[unit, 0] == 3:
             assert hit.percentile > 95
-
-
-@pytest.mark.parametrize("site", [None, "layer3.0", ["layer4.0"]])
-def test_the_units_of_an_image_of_the_atlas(atlas: Atlas, site: str | list[str] | None) -> None:
-    """Against every unit's page, without the model."""
-    sites = [atlas.site_name(name) for name in ([site] if isinstance(site, str) else site or SITES)]
-    expected: dict[int, list[tuple[str, float, float, float, int]]] = {i: [] for i in range(len(atlas))}
-    for name in (f"{full}/{index}" for full in sites for index in range(atlas.site(full).units)):
-        unit = atlas.unit(name)
-        for rank, exemplar in enumerate(unit.exemplars, start=1):
-            value, distribution = exemplar.value, (unit.histogram, unit.edges, unit.min, unit.max)
-            percentile = activation_percentile(value, *distribution)
-            row = (name, (value - unit.mean) / unit.sd, value, percentile, rank)
-            expected[exemplar.image].append(row)
-    for image, rows in expected.items():
-        rows.sort(key=lambda row: -row[1])
-        hits = units_of_image(atlas, image, site, top=10_000)
-        found = [(hit.unit, hit.score, hit.value, hit.percentile, hit.rank) for hit in hits]
-        assert [row[0] for row in found] == [row[0] for row in rows]
-        numbers = [row[1:] for row in rows]
-        np.testing.assert_allclose([row[1:] for row in found], numbers, rtol=1e-9, atol=1e-9)
-        assert units_of_image(atlas, atlas.image(image).key, site, top=3) == hits[:3]
-
-
-def test_images_that_the_atlas_does_not_have(atlas: Atlas) -> None:
-    with pytest.raises(AtlasError, match="images 0 to 23, not"):
-        units_of_image(atlas, 24)
-    with pytest.raises(AtlasError, match=r"no image of .* has the key '3'"):
-        units_of_image(atlas, "3")
-    assert atlas.find_image("3") == 3 and atlas.find_image(atlas.image(5).key) == 5
-    for name in ("24", "-1", "²", "even/nothing.png"):
-        with pytest.raises(AtlasError, match="no image"):
-            atlas.find_image(name)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "cls", "center"])

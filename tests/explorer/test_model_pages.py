@@ -143,7 +143,7 @@ def test_an_image_of_the_atlas_shows_where_it_is_an_exemplar(
 def test_an_image_that_is_no_exemplar_goes_through_the_model(
     open_page: OpenPage, mined_atlas: Atlas, tiny_clip: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neurolab.explorer.image_page.units_holding", lambda *_: [])
+    monkeypatch.setattr("neurolab.explorer.image_page.units_of_image", lambda *_: [])
     html = shown(open_page(mined_atlas.path, page="image", image="5"))
     with Image.open(io.BytesIO(mined_atlas.thumbnail(5))) as picture:
         expected = units_excited_by(mined_atlas, tiny_clip, picture.convert("RGB"))
@@ -157,3 +157,22 @@ def test_images_are_found_by_what_is_written_about_them(open_page: OpenPage, min
     assert found and all(mined_atlas.image(i).labels["label"] == "odd" for i in found)
     assert "No image of the atlas" in shown(open_page(mined_atlas.path, page="image", find="nothing"))
     assert "Bring an image of your own" in shown(open_page(mined_atlas.path, page="image", image="999999"))
+
+
+def test_a_unit_is_shown_at_every_level(open_page: OpenPage, mined_atlas: Atlas) -> None:
+    """From the highest down, each with its images; and an atlas without them says so."""
+    html = shown(open_page(mined_atlas.path, page="unit", site="layer4.0", unit="3"))
+    levels = [level for level in mined_atlas.site("layer4.0").levels(3) if level.count]
+    assert len(levels) > 2
+    sd = mined_atlas.unit("layer4.0/3").sd
+    ranges = re.findall(r'class="range"[^>]*><b>(-?[\d.]+) to (-?[\d.]+)</b><span>(\d+) image', html)
+    assert ranges == [(f"{x.low / sd:.1f}", f"{x.high / sd:.1f}", str(x.count)) for x in levels]
+    rows = html.split('class="nl-level"')[1:]
+    for row, level in zip(rows, levels, strict=True):
+        shown_images = [int(i) for i in re.findall(r"page=image&amp;image=(\d+)", row)]
+        assert shown_images[: len(level.images)] == level.images[:10]
+    assert [x.high for x in levels[1:]] <= [x.low for x in levels[:-1]]
+
+
+def test_an_atlas_without_levels_says_so(open_page: OpenPage, small_atlas: Atlas) -> None:
+    assert "without images of every level" in shown(open_page(small_atlas.path, page="unit", unit="3"))

@@ -16,9 +16,7 @@ from neurolab.explorer.tables import (
     kind_counts,
     mixedness,
     select_units,
-    similar_units,
     subjects,
-    units_holding,
 )
 from tests.explorer.sample_atlas import SITES
 
@@ -93,43 +91,6 @@ def test_a_number_and_a_label_find_their_unit_first(fresh_atlas: Atlas) -> None:
 def test_only_units_with_pictures(small_lab: Lab) -> None:
     chosen = select_units(small_lab.atlas, SITE, small_lab.texts, "number", pictured=True)
     assert chosen.units.tolist() == list(range(0, SITES[0].units, 3))
-
-
-def test_similar_units_are_those_of_the_highest_cosine(small_lab: Lab) -> None:
-    found = similar_units(small_lab.atlas, SITE, 5, top=6)
-    own = np.asarray(small_lab.atlas.site(SITE).embedding, np.float64)[5]
-    everything = [
-        (
-            site.name,
-            unit,
-            float(np.asarray(small_lab.atlas.site(site.name).embedding, np.float64)[unit] @ own),
-        )
-        for site in SITES
-        for unit in range(site.units)
-        if (site.name, unit) != (SITES[0].name, 5)
-    ]
-    expected = sorted(everything, key=lambda item: -item[2])[:6]
-    np.testing.assert_allclose([c for *_, c in found], [c for *_, c in expected], atol=2e-3)
-    assert (SITES[0].name, 5) not in [(site, unit) for site, unit, _ in found]
-
-
-def test_units_that_hold_an_image_by_z(small_lab: Lab) -> None:
-    atlas = small_lab.atlas
-    found = units_holding(atlas, 3, top=1000)
-    expected = {
-        (site.name, unit, rank + 1)
-        for site in SITES
-        for unit in range(site.units)
-        for rank, exemplar in enumerate(atlas.unit(f"{site.name}/{unit}").exemplars)
-        if exemplar.image == 3
-    }
-    assert {(site, unit, rank) for site, unit, rank, _ in found} == expected
-    scores = [z for *_, z in found]
-    assert scores == sorted(scores, reverse=True)
-    site, unit, rank, z = found[0]
-    page = atlas.unit(f"{site}/{unit}")
-    assert z == pytest.approx((page.exemplars[rank - 1].value - page.mean) / page.sd)
-    assert {name for name, *_ in units_holding(atlas, 3, SITES[1].short)} == {SITES[1].name}
 
 
 def test_standard_deviations_from_zero_are_zero_for_a_unit_that_never_varies() -> None:

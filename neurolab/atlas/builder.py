@@ -119,19 +119,23 @@ class AtlasWriter:
             **sizes,
         }
 
-    def finish(self, skipped: Sequence[tuple[str, str]] = ()) -> Atlas:
+    def finish(self, skipped: Sequence[tuple[str, str]] = (), notes: Sequence[tuple[str, str]] = ()) -> Atlas:
         """Write images.parquet, report.json and, last, the manifest with their hashes; returns the atlas.
 
-        skipped: (key, reason) of every image that could not be read.
+        skipped: (key, reason) of every image that could not be read; notes: of what was wrong beside an image
+        that could (captions, labels).
         """
         from neurolab.atlas.atlas import Atlas
 
         kept = self._images.finish(self.out / "images.parquet")
-        faults = [{"key": key, "reason": reason} for key, reason in skipped]
-        write_json(self.out / "report.json", {"kept": kept, "skipped": faults})
+        report = {
+            name: [{"key": key, "reason": reason} for key, reason in found]
+            for name, found in (("skipped", skipped), ("notes", notes))
+        }
+        write_json(self.out / "report.json", {"kept": kept, **report})
         manifest = self._identity | {
             "format_version": FORMAT_VERSION,
-            "source": self._identity["source"] | {"kept": kept, "skipped": len(faults)},
+            "source": self._identity["source"] | {"kept": kept, "skipped": len(skipped)},
             "sites": self._sites,
             "files": describe_files(self.out, self._written()),
             "complete": True,

@@ -81,6 +81,14 @@ class Labels:
         """Every label, oldest first."""
         return self._select("ORDER BY id", ())
 
+    def damage(self) -> list[str]:
+        """What SQLite's own check finds wrong with the file; AtlasError where it cannot be read at all."""
+        if not self.path.exists():
+            return []
+        with self._connect(write=False) as connection:
+            found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(20)")]
+        return [line for line in found if line != "ok"]
+
     def _select(self, condition: str, parameters: tuple[str, ...]) -> list[Label]:
         if not self.path.exists():
             return []

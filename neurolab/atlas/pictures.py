@@ -203,8 +203,13 @@ def _encode(picture: PictureLike, canonical: Callable[[str], str]) -> tuple[dict
         "height": image.shape[0],
         "history": np.asarray(picture.history, np.float32).reshape(-1),
     }
-    name = hashlib.sha256(repr(_identity(row)).encode() + buffer.getvalue()).hexdigest()[:32]
-    return row | {"file": f"pictures/{name}.png"}, buffer.getvalue()
+    return row | {"file": file_name(row, buffer.getvalue())}, buffer.getvalue()
+
+
+def file_name(row: Mapping[str, Any], png: bytes) -> str:
+    """The file of a picture in the atlas: its name is the hash of what picture it is, and of its bytes."""
+    digest = hashlib.sha256(repr(_identity(row)).encode() + png).hexdigest()
+    return f"pictures/{digest[:32]}.png"
 
 
 def _identity(row: Mapping[str, Any]) -> _Identity:

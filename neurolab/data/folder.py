@@ -69,7 +69,9 @@ class FolderSource(Source):
 
     def _sidecars(self, name: str) -> list[Path]:
         path = self.folder / name
-        return [side for side in (path.with_suffix(suffix) for suffix in SIDECAR_SUFFIXES) if side.is_file()]
+        sidecars = (path.with_suffix(suffix) for suffix in SIDECAR_SUFFIXES)
+        # Path.is_file raises where the name is too long for a file.
+        return [sidecar for sidecar in sidecars if os.path.isfile(sidecar)]
 
     def _record(self, name: str) -> Record:
         known = Annotation()

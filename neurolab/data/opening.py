@@ -103,6 +103,8 @@ def _open_shards(folder: Path, depth: str) -> Source | None:
 
 def _open_files(files: Sequence[Path], spec: str) -> Source:
     names = [file.name.lower() for file in files]
+    if special := [file for file in files if not file.is_file()]:
+        raise SourceError(f"{special[0]} is no regular file, and would be waited for: give {KINDS}")
     if all(name.endswith(".parquet") for name in names):
         return ParquetSource(files, spec)
     if all(name.endswith(".tar") for name in names):

@@ -35,14 +35,16 @@ class HasUnits(Protocol):
 class MiningState:
     """A pass so far: the summaries by site, the groups done of each shard, and the images kept and skipped.
 
-    `images` is how many were kept, and the number that the next one gets. `torn` is True while a batch is
-    being taken in, and stays so when that fails: such a state must not be saved.
+    `images` is how many were kept, and the number that the next one gets; `notes` say what was wrong beside
+    some of them. `torn` is True while a batch is being taken in, and stays so when that fails: such a state
+    must not be saved.
     """
 
     sites: dict[str, SiteSummaries]
     done: dict[str, int] = field(default_factory=dict)
     images: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
     torn: bool = False
 
     @property
@@ -69,6 +71,7 @@ class MiningState:
             self.sites[site].update(values, images, hashes, concepts)
         self.images += len(batch.items)
         self.skipped += [(skip.key, skip.reason) for skip in batch.skipped]
+        self.notes += [(note.key, note.reason) for note in batch.notes]
         self.done[batch.shard] = batch.number + 1
 
     def append(self, after: MiningState) -> None:
@@ -78,6 +81,7 @@ class MiningState:
             summaries.append(after.sites[site])
         self.images += after.images
         self.skipped += after.skipped
+        self.notes += after.notes
         self.done |= after.done
 
     def edges(self) -> dict[str, NDArray[np.float64]] | None:
@@ -88,7 +92,13 @@ class MiningState:
 
     def save(self, path: str | Path) -> None:
         """Write everything to one file, atomically."""
-        about = {"done": self.done, "images": self.images, "skipped": self.skipped, "sites": list(self.sites)}
+        about = {
+            "done": self.done,
+            "images": self.images,
+            "skipped": self.skipped,
+            "notes": self.notes,
+            "sites": list(self.sites),
+        }
         text = json.dumps(about, ensure_ascii=True).encode()
         arrays = {
             f"{number}.{name}": array
@@ -109,8 +119,8 @@ class MiningState:
                 by_site[int(number)][name] = array
             restored = [SiteSummaries.from_state(state) for state in by_site]
             sites = dict(zip(about["sites"], restored, strict=True))
-            skipped = [(key, reason) for key, reason in about["skipped"]]
-            return cls(sites, dict(about["done"]), int(about["images"]), skipped)
+            skipped, notes = ([(key, why) for key, why in about[name]] for name in ("skipped", "notes"))
+            return cls(sites, dict(about["done"]), int(about["images"]), skipped, notes)
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise AtlasError(
                 f"the checkpoint {path} is damaged ({error}); overwrite=True (--overwrite) starts afresh"

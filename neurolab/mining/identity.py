@@ -105,7 +105,10 @@ def clear(out: Path, *, keep_labels: bool) -> None:
     building = out / BUILDING
     if not (building.is_dir() or (out / MANIFEST).exists()):
         raise AtlasError(f"{out} holds no atlas that could be overwritten; choose another folder")
-    building.mkdir(exist_ok=True)
+    try:
+        building.mkdir(exist_ok=True)
+    except OSError as error:
+        raise AtlasError(f"{out} cannot be overwritten: {error}") from error
     with locked(building / "lock", wait=False):
         (out / MANIFEST).unlink(missing_ok=True)
         for path in [*out.glob("*.parquet"), out / "report.json"]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -61,7 +61,7 @@ class Job:
     def __enter__(self) -> Job:
         self.state = self._restore()
         self._saved = time.monotonic()
-        with ExitStack() as stack:
+        with self._writing(), ExitStack() as stack:
             self.writer = stack.enter_context(
                 AtlasWriter(self.out, **self.identity, image_rows=self.state.images)
             )
@@ -104,13 +104,24 @@ class Job:
             self.save()
         except BaseException:
             if not self.state.torn:
-                with suppress(OSError):  # on a full disk the last checkpoint has to do
+                with suppress(AtlasError):  # on a full disk the last checkpoint has to do
                     self.save()
             raise
         finally:
             close = getattr(things, "close", None)
             if close is not None:
                 close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Around what writes to the folder: AtlasError, with what to do, where the system does not let it."""
+        try:
+            yield
+        except OSError as error:
+            raise AtlasError(
+                f"cannot write to {self.out}: {error}. Make room there, or see to its permissions, and start "
+                "the same build again: it goes on where it was"
+            ) from error
 
     def take(self, batch: Batch) -> None:
         """Compute a batch and take it in, wholly or not at all."""
@@ -127,22 +138,28 @@ class Job:
             self._keep_images(part.items, part.embeddings)
 
     def _keep_images(self, items: Sequence[Item], embeddings: NDArray[np.float16] | None) -> None:
-        self.writer.append_images(items, embeddings)
-        if self.embeddings is not None and embeddings is not None:
-            self.embeddings.append(embeddings)
+        with self._writing():
+            self.writer.append_images(items, embeddings)
+            if self.embeddings is not None and embeddings is not None:
+                self.embeddings.append(embeddings)
 
     def save(self) -> None:
         """Put the state on the disk: first what it counts, then itself."""
-        self.writer.flush_images()
-        if self.embeddings is not None:
-            self.embeddings.flush()
-        self.state.save(self.writer.build_folder / CHECKPOINT)
+        with self._writing():
+            self.writer.flush_images()
+            if self.embeddings is not None:
+                self.embeddings.flush()
+            self.state.save(self.writer.build_folder / CHECKPOINT)
         self._saved = time.monotonic()
 
     def finish(self) -> Atlas:
         """Write the atlas. SourceError, and nothing left in the folder, where no image could be read."""
         if not self.state.images:
             self._give_up()
+        with self._writing():
+            return self._finish()
+
+    def _finish(self) -> Atlas:
         embeddings = None if self.embeddings is None else self.embeddings.array()
         center = None if embeddings is None else mean_direction(embeddings)
         for site in self.sites:
@@ -161,7 +178,7 @@ class Job:
                 others=arrays,
             )
         del embeddings  # lets go of the file before its folder is removed
-        return self.writer.finish(self.state.skipped)
+        return self.writer.finish(self.state.skipped, self.state.notes)
 
     def _give_up(self) -> None:
         shutil.rmtree(self.writer.build_folder, ignore_errors=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from neurolab.atlas.reductions import check_reduction
 from neurolab.errors import UnknownSiteError
 from neurolab.mining.remembered import Arrays, Kept, SiteSummaries
-from neurolab.models.sites import Site, find_site
+from neurolab.models.sites import Site, find_site, parse_unit
 from neurolab.models.zoo import Model
 
 # By full site name, ascending; sites that are not here have all of theirs.
@@ -39,10 +39,8 @@ def find_units(
     whole = [sites] if isinstance(sites, str) else list(sites)
     asked: dict[str, set[int]] = {}
     for unit in units:
-        name, slash, index = unit.rpartition("/")
-        if not slash or not (index.isascii() and index.isdigit()):
-            raise UnknownSiteError(f"{unit!r} names no unit; write SITE/12")
-        asked.setdefault(name, set()).add(int(index))
+        name, index = parse_unit(unit)
+        asked.setdefault(name, set()).add(index)
     chosen = find_sites(model, [*whole, *asked], reduction)
     found: dict[str, set[int]] = {}
     for name, indices in asked.items():

@@ -87,7 +87,11 @@ def test_summary_counts_everything(atlas: Atlas) -> None:
         "units": 7, "exemplars": 5 * 7 - 4, "pictures": 0,
     }  # fmt: skip
     report = json.loads((atlas.path / "report.json").read_text())
-    assert report == {"kept": 32, "skipped": [{"key": "folder/broken.jpg", "reason": "truncated file"}]}
+    assert report == {
+        "kept": 32,
+        "skipped": [{"key": "folder/broken.jpg", "reason": "truncated file"}],
+        "notes": [],
+    }
 
 
 def test_wrong_sites_and_units_name_what_there_is(atlas: Atlas) -> None:

@@ -106,6 +106,14 @@ def test_wrong_specs_say_what_to_do(place: Path, spec: str, message: str) -> Non
         open_source(spec)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("name", ["shard.tar", "shard.tar.gz", "table.parquet"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(SourceError, match=f"{name} is no regular file"):
+        open_source(tmp_path / name)
+
+
 def test_a_folder_of_both_kinds_must_be_told(place: Path) -> None:
     os.link(place / "rows.parquet", place / "shards/rows.parquet")
     with pytest.raises(SourceError, match=r"give shards/\*\.tar or shards/\*\.parquet"):

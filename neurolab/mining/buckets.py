@@ -62,6 +62,9 @@ class ActivationBuckets:
         # The first count is of all images, the others of those of each concept.
         self._counts = np.zeros((units, buckets, 1 + concepts), np.int64)
         self._hashes = np.full((units, buckets, images), EMPTY, np.uint64)
+        self._largest = np.full(
+            (units, buckets), EMPTY, np.uint64
+        )  # of the hashes: what a newcomer must beat
         self._drawn = np.full((units, buckets, images), -1, np.int64)
         self._values = np.full((units, buckets, images), np.nan, np.float32)
 
@@ -96,17 +99,19 @@ class ActivationBuckets:
         low = np.min(values, axis=0, initial=np.inf, where=True if everything else finite)
         high = np.max(values, axis=0, initial=-np.inf, where=True if everything else finite)
         self._widen(some, low, high)
-        with np.errstate(invalid="ignore"):
-            numbers = np.floor(np.ldexp(values.astype(np.float64), -self._exponent[some]))
-        numbers[~finite] = 0
-        places = numbers.astype(np.int64) % self.buckets + np.arange(numbers.shape[1]) * self.buckets
+        # Powers of two, and numbers below 2**53: all of this is exact, and no integer is divided.
+        with np.errstate(invalid="ignore", over="ignore"):
+            numbers = np.floor(values * np.ldexp(1.0, -self._exponent[some]))
+            if not everything:
+                numbers[~finite] = 0
+            numbers -= np.floor(numbers / self.buckets) * self.buckets
+        places = (numbers + np.arange(numbers.shape[1]) * self.buckets).astype(np.intp)
         counts = self._counts[some].reshape(-1, 1 + self.concepts)
         counts[:, 0] += np.bincount(places.ravel() if everything else places[finite], minlength=len(counts))
         for concept in np.unique(concepts[concepts >= 0]):
             its = finite & (concepts == concept)[:, None]
             counts[:, 1 + concept] += np.bincount(places[its], minlength=len(counts))
-        kept = self._hashes[some].reshape(-1, self.images)
-        admitted = finite & (hashes[:, None] < kept.max(axis=1)[places])
+        admitted = finite & (hashes[:, None] < self._largest[some].reshape(-1)[places])
         rows, units = np.nonzero(admitted)
         self._admit(some, places[rows, units], hashes[rows], indices[rows], values[rows, units])
 
@@ -122,6 +127,7 @@ class ActivationBuckets:
         kept, drawn, of = (
             array[some].reshape(-1, self.images) for array in (self._hashes, self._drawn, self._values)
         )
+        largest = self._largest[some].reshape(-1)
         while len(places):
             # One image for each place at a time.
             _, first = np.unique(places, return_index=True)
@@ -130,6 +136,7 @@ class ActivationBuckets:
             better = hashes[first] < kept[now, slot]
             chosen, now, slot = first[better], now[better], slot[better]
             kept[now, slot], drawn[now, slot], of[now, slot] = hashes[chosen], indices[chosen], values[chosen]
+            largest[now] = kept[now].max(axis=1)
             rest = np.ones(len(places), bool)
             rest[first] = False
             places, hashes, indices, values = places[rest], hashes[rest], indices[rest], values[rest]
@@ -188,6 +195,7 @@ class ActivationBuckets:
         self._hashes[where], self._drawn[where], self._values[where] = (
             hashes[from_], drawn[from_], values[from_],
         )  # fmt: skip
+        self._largest[units] = self._hashes[units].max(axis=2)
 
     def merge(self, other: ActivationBuckets) -> None:
         """Take in what `other` has seen; `other` stays as it is. ValueError where the sizes differ."""
@@ -260,6 +268,7 @@ class ActivationBuckets:
         self._exponent, self._counts = state["exponent"].astype(np.int64), state["counts"].astype(np.int64)
         self._hashes, self._drawn = state["hashes"].astype(np.uint64), state["images"].astype(np.int64)
         self._values = state["values"].astype(np.float32)
+        self._largest = self._hashes.max(axis=2)
         return self
 
 

@@ -62,9 +62,8 @@ class ActivationBuckets:
         # The first count is of all images, the others of those of each concept.
         self._counts = np.zeros((units, buckets, 1 + concepts), np.int64)
         self._hashes = np.full((units, buckets, images), EMPTY, np.uint64)
-        self._largest = np.full(
-            (units, buckets), EMPTY, np.uint64
-        )  # of the hashes: what a newcomer must beat
+        # The largest hash of each bucket: what a newcomer must beat.
+        self._largest = np.full((units, buckets), EMPTY, np.uint64)
         self._drawn = np.full((units, buckets, images), -1, np.int64)
         self._values = np.full((units, buckets, images), np.nan, np.float32)
 
@@ -82,9 +81,11 @@ class ActivationBuckets:
         of = np.full(len(numbers), -1) if concepts is None else np.asarray(concepts, np.int64)
         if of.shape != numbers.shape or (len(of) and not -1 <= of.min() <= of.max() < self.concepts):
             raise ValueError(f"concepts are [{len(numbers)}] numbers from -1 to {self.concepts - 1}")
+        order = np.argsort(hashes, kind="stable")
+        floats, numbers, sorted_hashes, of = floats[order], numbers[order], hashes[order], of[order]
         for start in range(0, self.units if len(numbers) else 0, _UNITS_AT_ONCE):
             some = slice(start, start + _UNITS_AT_ONCE)
-            self._offer(some, floats[:, some], numbers, hashes, of)
+            self._offer(some, floats[:, some], numbers, sorted_hashes, of)
 
     def _offer(
         self,
@@ -123,23 +124,26 @@ class ActivationBuckets:
         indices: NDArray[np.int64],
         values: NDArray[np.float32],
     ) -> None:
-        """Put images into their places [units * buckets], instead of those with the largest hashes."""
+        """Put images into their places [units * buckets], instead of those with the largest hashes.
+
+        They come in the order of their hashes.
+        """
         kept, drawn, of = (
             array[some].reshape(-1, self.images) for array in (self._hashes, self._drawn, self._values)
         )
         largest = self._largest[some].reshape(-1)
-        while len(places):
-            # One image for each place at a time.
-            _, first = np.unique(places, return_index=True)
-            now = places[first]
+        # One image for each place at a time, and of no place more than it has room for.
+        order = np.argsort(places, kind="stable")
+        at, size = np.unique(places[order], return_counts=True)
+        start = np.cumsum(size) - size
+        for turn in range(min(self.images, int(size.max(initial=0)))):
+            still = size > turn
+            new, now = order[start[still] + turn], at[still]
             slot = kept[now].argmax(axis=1)
-            better = hashes[first] < kept[now, slot]
-            chosen, now, slot = first[better], now[better], slot[better]
-            kept[now, slot], drawn[now, slot], of[now, slot] = hashes[chosen], indices[chosen], values[chosen]
-            largest[now] = kept[now].max(axis=1)
-            rest = np.ones(len(places), bool)
-            rest[first] = False
-            places, hashes, indices, values = places[rest], hashes[rest], indices[rest], values[rest]
+            better = hashes[new] < kept[now, slot]
+            new, now, slot = new[better], now[better], slot[better]
+            kept[now, slot], drawn[now, slot], of[now, slot] = hashes[new], indices[new], values[new]
+        largest[at] = kept[at].max(axis=1)
 
     def _widen(self, some: slice, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
         """Let the buckets of some units cover [low, high], too."""

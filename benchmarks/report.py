@@ -12,7 +12,7 @@ class Row:
     """A number and its goal.
 
     low, high: of the repeats, or its 95 % interval. ours, theirs: what it is the ratio of: milliseconds for a
-    picture and step, mean activations, or pictures a minute.
+    picture and step, mean activations, pictures a minute, images a second, or megabytes.
     """
 
     key: str
@@ -26,9 +26,9 @@ class Row:
     note: str = ""
 
 
-def table(rows: Sequence[Row], settings: Mapping[str, Any]) -> str:
-    """The rows and the settings as Markdown."""
-    heads = ("measure", "goal", "ratio", "lowest to highest", "ours", "theirs", "")
+def table(rows: Sequence[Row], settings: Mapping[str, Any], value: str = "ratio") -> str:
+    """The rows and the settings as Markdown. value: the head of the column of values."""
+    heads = ("measure", "goal", value, "lowest to highest", "ours", "theirs", "")
     lines = [heads, ("---",) * len(heads)]
     for row in rows:
         spread = "" if row.low is None else f"{row.low:.2f} to {row.high:.2f}"

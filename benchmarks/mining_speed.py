@@ -1,0 +1,185 @@
+"""How long mining takes beside the network alone: over batches in memory, from shards, by sites and units.
+
+Mining is taken apart into its two halves, `Forward` and `MiningState.take`, which follow each other in every
+batch. So one pass tells what a batch costs at the start of a long pass and what it costs later.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mining_peers import KEPT
+from numpy.typing import NDArray
+
+import neurolab
+from neurolab.atlas.reductions import Reduced
+from neurolab.data.decode import ImageTransform
+from neurolab.data.items import Batch, Item
+from neurolab.data.loader import load_batches
+from neurolab.data.sources import open_source
+from neurolab.memory import freed_memory_kept
+from neurolab.mining.checkpoint import MiningState, fresh_state
+from neurolab.mining.forward import Forward
+from neurolab.models.sites import Site
+from neurolab.models.zoo import Model
+
+Seconds = NDArray[np.float64]
+THUMBNAIL = 160  # pixels, as `mine` makes them
+SETTLING = 2  # passes until no new memory is asked for
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds for each batch: of the bare network as it is and with freed memory kept as mining keeps it; of
+    mining's network; of taking in what it says, at the start and later in a pass."""
+
+    bare: Seconds
+    bare_kept: Seconds
+    forward: Seconds
+    start: Seconds
+    later: Seconds
+
+
+def run_bare(model: Model, batch: Batch) -> None:
+    """The network on a batch of bytes, and nothing else."""
+    with torch.inference_mode():
+        pixels = torch.from_numpy(batch.images).to(model.device)
+        model.encode_image(pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255)
+    synchronize(model)
+
+
+def synchronize(model: Model) -> None:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def timed(call: Callable[..., object], *arguments: Any, **settings: Any) -> float:
+    """The seconds that a call takes."""
+    began = time.perf_counter()
+    call(*arguments, **settings)
+    return time.perf_counter() - began
+
+
+def beside_bare(
+    model: Model, sites: Sequence[Site], batches: Sequence[Batch], warm: int, repeats: int
+) -> Times:
+    """Mining and the bare network, one after the other again and again, all batches each time."""
+    found: dict[str, list[float]] = {name: [] for name in Times.__dataclass_fields__}
+    seen = fresh_state(sites, replace(KEPT, sample=min(KEPT.sample, warm)))
+    begun = fresh_state(sites, KEPT)
+    for _ in range(repeats):
+        for name, memory in (("bare", nullcontext()), ("bare_kept", kept(model))):
+            with memory:
+                for _ in range(SETTLING):
+                    run_bare(model, batches[0])
+                found[name] += [timed(run_bare, model, batch) for batch in batches]
+        with Forward(model, sites, "max") as forward:
+            reduced = settled(forward, batches[0])
+            if not seen.images:
+                warm_up(seen, reduced, warm)
+            for batch in batches:
+                began = time.perf_counter()
+                reduced, _ = forward(batch)
+                synchronize(model)
+                found["forward"].append(time.perf_counter() - began)
+                for name, state in (("start", begun), ("later", seen)):
+                    found[name].append(timed(state.take, batch, reduced))
+    return Times(**{name: np.array(seconds) for name, seconds in found.items()})
+
+
+def settled(forward: Forward, batch: Batch) -> dict[str, Reduced]:
+    """What a batch gives, once memory is where it will be in a long pass."""
+    for _ in range(SETTLING):
+        reduced, _ = forward(batch)
+    return reduced
+
+
+def kept(model: Model) -> AbstractContextManager[Any]:
+    return freed_memory_kept() if model.device.type == "cpu" else nullcontext()
+
+
+def warm_up(state: MiningState, reduced: dict[str, Reduced], images: int, size: int = 64) -> None:
+    """Let a state see so many images whose values spread as those of a batch do, site by site."""
+    rng = np.random.default_rng(0)
+    spreads = {site: (of.values.mean(axis=0), of.values.std(axis=0)) for site, of in reduced.items()}
+    for number, start in enumerate(range(0, images, size)):
+        count = min(size, images - start)
+        noise = {
+            site: mean + sd * rng.standard_normal((count, len(mean)), dtype=np.float32)
+            for site, (mean, sd) in spreads.items()
+        }
+        made = {site: Reduced(values.astype(np.float32), in_the_corner) for site, values in noise.items()}
+        state.take(no_pixels(number, start, count), made)
+
+
+def in_the_corner(rows: NDArray[np.int64], units: NDArray[np.int64]) -> NDArray[np.int32]:
+    return np.zeros(len(rows), np.int32)
+
+
+def no_pixels(number: int, start: int, count: int) -> Batch:
+    """A batch of which only the items are needed."""
+    items = [Item(f"warm/{start + i:08d}", (), {}, 1, 1, b"") for i in range(count)]
+    return Batch("warm", number, np.empty((count, 0, 0, 3), np.uint8), items, [], start, start + count)
+
+
+def by_sites(
+    model: Model, choices: Sequence[Sequence[Site]], batches: Sequence[Batch], warm: int, repeats: int
+) -> list[Seconds]:
+    """Seconds for each batch of mining each choice of sites, later in a pass."""
+    found: list[list[float]] = [[] for _ in choices]
+    states = [fresh_state(sites, replace(KEPT, sample=min(KEPT.sample, warm))) for sites in choices]
+    for _ in range(repeats):
+        for sites, state, seconds in zip(choices, states, found, strict=True):
+            with Forward(model, sites, "max") as forward:
+                reduced = settled(forward, batches[0])
+                if not state.images:
+                    warm_up(state, reduced, warm)
+                for batch in batches:
+                    began = time.perf_counter()
+                    state.take(batch, forward(batch)[0])
+                    seconds.append(time.perf_counter() - began)
+    return [np.array(seconds) for seconds in found]
+
+
+def by_units(units: int, warm: int, batches: int, size: int = 64) -> Seconds:
+    """Seconds for each batch of taking in values of so many units, later in a pass; no network is run."""
+    site = Site("units", "units", "linear", units, (), "vector")
+    state = fresh_state([site], replace(KEPT, sample=min(KEPT.sample, warm)))
+    spread = Reduced(np.array([[-1.0], [1.0]], np.float32).repeat(units, axis=1), in_the_corner)
+    warm_up(state, {"units": spread}, warm)
+    rng, seconds = np.random.default_rng(1), []
+    for number in range(batches):
+        values = Reduced(rng.standard_normal((size, units), dtype=np.float32), in_the_corner)
+        batch = no_pixels(number, warm + number * size, size)
+        seconds.append(timed(state.take, batch, {"units": values}))
+    return np.array(seconds)
+
+
+def pipeline(
+    model: Model, sites: Sequence[Site], shards: Path, batch_size: int, repeats: int
+) -> Iterator[tuple[float, float, float]]:
+    """Seconds for decoding alone, for the network alone, and for `mine` from the shards to the atlas.
+
+    One process decodes, as `mine` has it on two cores, while the network runs on torch's threads.
+    """
+    source = open_source(f"{shards}/*.tar")
+    transform = ImageTransform(model.image_size, model.resize_mode, model.interpolation, THUMBNAIL)
+    names = [site.name for site in sites]
+    settings: dict[str, Any] = {"batch_size": batch_size, "workers": 1, "progress": False}
+    run_bare(model, next(load_batches(source, transform, batch_size=batch_size)))
+    for _ in range(repeats):
+        batches: list[Batch] = []
+        reading = load_batches(source, transform, batch_size=batch_size, workers=1)
+        decode = timed(batches.extend, reading)
+        forward = sum(timed(run_bare, model, batch) for batch in batches)
+        with tempfile.TemporaryDirectory() as out:
+            whole = timed(neurolab.mine, model, source, names, f"{out}/atlas", **settings)
+        yield decode, forward, whole

@@ -1,0 +1,324 @@
+"""The benchmark of mining runs, every engine finds what it should; how fast anything is, no test asserts."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from neurolab import open_source
+from neurolab.data.loader import load_batches
+from neurolab.mining.remembered import Kept
+from neurolab.models.sites import list_sites
+from neurolab.models.zoo import Model, wrap_model
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+KEYS = {
+    "bare_rate_fraction",
+    "pipeline_efficiency",
+    "semanticlens_rate_ratio",
+    "crp_rate_ratio",
+    "save_all_rate_ratio",
+    "baseline_memory_ratio",
+    "memory_growth",
+    "unit_page_ms",
+    "image_to_units_ms",
+    "gpu_bare_rate_fraction",
+    "twelve_sites_extra",
+}
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[dict[str, ModuleType]]:
+    """The modules by name, with their folder on the path as it is when the script is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        names = ("mining", "mining_rows", "mining_peers", "mining_memory", "mining_atlas", "mining_pictures")
+        yield {
+            name: importlib.import_module(name)
+            for name in (*names, "mining_speed", "mining_plan", "peers", "report")
+        }
+
+
+@pytest.fixture(scope="module")
+def small() -> Model:
+    """Two layers of 6 and 20 units on pictures of 24 pixels; what they give is above 0, as after a ReLU."""
+    torch.manual_seed(0)
+    parts = [nn.Conv2d(3, 6, 5, stride=2), nn.ReLU(), nn.Conv2d(6, 20, 3, stride=2), nn.ReLU()]
+    return wrap_model(nn.Sequential(*parts), image_size=24, name="small")
+
+
+@pytest.fixture()
+def plan(scripts: dict[str, ModuleType]) -> Any:
+    quick = scripts["mining_plan"].QUICK
+    size = scripts["mining_atlas"].Size(sites=2, units=9, images=40, k=5, bins=6, buckets=4, drawn=3)
+    return replace(
+        quick,
+        batch=4,
+        warm=10,
+        pipeline_images=6,
+        peer_images=9,
+        k=4,
+        units=(10, 30),
+        pages=3,
+        atlas=size,
+        sites=(1, 12),
+    )
+
+
+def brute_force(task: Any) -> dict[str, tuple[np.ndarray, list[set[int]]]]:
+    """For each layer the k largest values [units, k], and which pictures reach the smallest of them."""
+    images = torch.stack([image for image, _ in task.pictures])
+    found = {}
+    for number, layer in enumerate(task.layers):
+        with torch.no_grad():
+            maps = task.network[: 2 * (number + 1)](images)
+        values = maps.numpy().max(axis=(2, 3)).T
+        best = -np.sort(-values, axis=1)[:, : task.k]
+        found[layer] = (
+            best,
+            [set(np.flatnonzero(of >= least)) for of, least in zip(values, best[:, -1], strict=True)],
+        )
+    return found
+
+
+@pytest.mark.parametrize("engine", ["ours", "semanticlens", "crp", "crp_run", "save_all"])
+def test_every_engine_finds_the_strongest_images(
+    scripts: dict[str, ModuleType], small: Model, engine: str
+) -> None:
+    peers = scripts["mining_peers"]
+    if why := peers.missing(peers.PEERS.get(engine, (None, ""))[1]):
+        pytest.skip(why)
+    torch.manual_seed(0)
+    model = small
+    if engine == "crp_run":  # takes the gradient of class 0, so there must be a vector of them
+        model = wrap_model(nn.Sequential(*small.module, nn.Flatten(), nn.Linear(320, 2)), image_size=24)
+    pictures = scripts["mining_pictures"].Pictures(model, 70, held=True)
+    task = peers.Task(model, ("1", "3"), pictures, k=5, batch_size=16)
+    wanted, found = brute_force(task), peers.ENGINES[engine](task)
+    assert list(found) == list(task.layers)
+    for layer, (values, images) in found.items():
+        best, among = wanted[layer]
+        # SemanticLens keeps values as bfloat16, of which neighbours may tie.
+        tolerance = 2**-8 if engine == "semanticlens" else 1e-5
+        np.testing.assert_allclose(values, best, rtol=tolerance, atol=1e-6)
+        if engine != "semanticlens":
+            for unit, numbers in enumerate(images):
+                assert len(set(numbers)) == task.k and set(numbers) <= among[unit]
+    assert not {"name"} & vars(model.module).keys() and not {"name"} & vars(pictures).keys()
+
+
+def test_an_engine_is_timed_batch_by_batch(scripts: dict[str, ModuleType], small: Model) -> None:
+    peers = scripts["mining_peers"]
+    pictures = scripts["mining_pictures"].Pictures(small, 10, held=True)
+    task = peers.Task(small, ("1",), pictures, k=2, batch_size=4)
+    for engine in ("ours", "bare", "save_all"):
+        seconds = peers.seconds_per_batch(peers.ENGINES[engine], task)
+        assert len(seconds) == 3 and min(seconds) > 0
+    assert not small.module._forward_pre_hooks and not small.module[1]._forward_hooks
+
+
+def test_ours_keeps_what_mine_keeps(scripts: dict[str, ModuleType]) -> None:
+    assert Kept(k=100, bins=64, bottom=9, buckets=16, bucket_images=16) == scripts["mining_peers"].KEPT
+
+
+def test_pictures_differ_and_cost_no_memory(scripts: dict[str, ModuleType], small: Model) -> None:
+    pictures = scripts["mining_pictures"].Pictures(small, 3000, held=False)
+    some = [*range(0, 3000, 7), 2999]
+    assert len({pictures.pixels(number).tobytes() for number in some}) == len(some)
+    batches = list(pictures.batches(1024))
+    assert [(batch.start, batch.stop) for batch in batches] == [(0, 1024), (1024, 2048), (2048, 3000)]
+    np.testing.assert_array_equal(batches[1].images[5], pictures.pixels(1029))
+    tensor, label = pictures[1029]
+    expected = small.normalize(torch.from_numpy(pictures.pixels(1029)).permute(2, 0, 1) / 255)
+    assert torch.equal(tensor, expected) and label == 0
+    with pytest.raises(ValueError, match="can be shifted to 36864, not 36865"):
+        scripts["mining_pictures"].Pictures(small, 36865, held=False)
+
+
+def test_shards_are_read_as_a_source(scripts: dict[str, ModuleType], small: Model, tmp_path: Path) -> None:
+    write = scripts["mining_pictures"].write_shards
+    folder = write(tmp_path / "shards", 70, (20, 30), per_shard=32, kind="PNG")
+    source = open_source(f"{folder}/*.tar")
+    assert [shard.size for shard in source.shards()] == [32, 32, 6]
+    transform = scripts["mining_speed"].ImageTransform(small.image_size)
+    items = [item for batch in load_batches(source, transform, batch_size=32) for item in batch.items]
+    assert [(item.key, item.width, item.height) for item in items[63:65]] == [
+        ("00001/00000063", 30, 20),
+        ("00002/00000064", 30, 20),
+    ]
+    assert items[64].labels == {"label": "4"}
+
+
+def test_a_state_is_warmed_with_values_that_spread_as_those_seen(scripts: dict[str, ModuleType]) -> None:
+    speed = scripts["mining_speed"]
+    site = speed.Site("units", "units", "linear", 3, (), "vector")
+    state = speed.fresh_state([site], Kept(k=3, sample=100, bucket_images=2))
+    spread = np.array([[0, 10, -1], [2, 14, -1]], np.float32)
+    speed.warm_up(state, {"units": speed.Reduced(spread, speed.in_the_corner)}, 4000)
+    seen = state.sites["units"].statistics()
+    assert state.images == 4000 and (seen["count"] == 4000).all()
+    np.testing.assert_allclose(seen["mean"], [1, 12, -1], atol=0.15)
+    np.testing.assert_allclose(seen["sd"], [1, 2, 0], atol=0.15)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_memory_is_that_of_the_mining_alone(scripts: dict[str, ModuleType]) -> None:
+    memory = scripts["mining_memory"]
+    ballast = bytearray(b"x") * (64 << 20)
+
+    def take(mb: int) -> int:
+        return len(bytearray(b"x") * (mb << 20))
+
+    take(100)  # more than what is watched, but before
+    used = memory.watched(lambda: take(40)).megabytes
+    assert 39 < used < 60
+    assert len(ballast) == 64 << 20
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_a_child_measures_itself_and_says_what_failed(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    folder = scripts["mining_pictures"].write_shards(tmp_path / "tiny", 9, (16, 16), per_shard=5, kind="PNG")
+    found = scripts["mining_memory"].measure("mine_shards", pattern=f"{folder}/*.tar", k=3, threads=1)
+    assert 1 < found.megabytes < 1000 and found.seconds > 0
+
+
+def test_a_page_holds_what_was_written(scripts: dict[str, ModuleType], plan: Any, tmp_path: Path) -> None:
+    atlases = scripts["mining_atlas"]
+    atlas = atlases.build(tmp_path / "atlas", plan.atlas)
+    assert len(atlas.sites) == 2 and len(atlas) == 40
+    unit, levels = atlases.open_page(atlas, "block1.mlp/7")
+    assert len(unit.exemplars) == 5 and len(unit.histogram) == 6 and len(levels) == 4
+    assert all(len(level.images) == 3 for level in levels)
+    image = unit.exemplars[0].image
+    hits = atlases.units_of_image(atlas, image, top=100)
+    assert unit.name in {hit.unit for hit in hits}
+    holds = sum(int((atlas.site(site).images == image).any(axis=1).sum()) for site in atlas.sites)
+    assert len(hits) == holds
+
+
+def fake_measure(uses: Any, asked: list[dict[str, Any]]) -> Any:
+    """Instead of children: numbers that say what the rows make of them."""
+
+    def measure(what: str, **settings: Any) -> Any:
+        asked.append({"what": what, **settings})
+        count = settings.get("images", 0)
+        if what == "mine_shards":
+            count = len(list(Path(settings["pattern"]).parent.glob("*.tar")))
+            return uses(50.0 if count == 4 else 62.0, 2.0)
+        if what == "write_index":
+            return uses(20.0 if count == 1000 else 30.0, 0.1)
+        return uses(30.0 if settings["engine"] == "ours" else 120.0, 10.0)
+
+    return measure
+
+
+@pytest.fixture()
+def short(
+    scripts: dict[str, ModuleType], plan: Any, small: Model, monkeypatch: pytest.MonkeyPatch
+) -> list[dict[str, Any]]:
+    """The networks are small and no children are started; gives what children were asked for."""
+    asked: list[dict[str, Any]] = []
+    memory, rows = scripts["mining_memory"], scripts["mining_rows"]
+    sites = list_sites(small)
+    monkeypatch.setattr(scripts["mining"].neurolab, "load_model", lambda *name, **how: small)
+    monkeypatch.setattr(
+        rows, "list_sites", lambda model, pattern=None: sites if pattern is None else sites[:1] * 12
+    )
+    monkeypatch.setattr(memory, "resnet", lambda name, pixels: small)
+    monkeypatch.setattr(memory, "blocks", lambda model: ("1", "3"))
+    monkeypatch.setattr(memory, "missing", lambda: "")
+    monkeypatch.setattr(memory, "measure", fake_measure(memory.Use, asked))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    return asked
+
+
+def test_every_row_is_there(
+    scripts: dict[str, ModuleType], plan: Any, short: list[dict[str, Any]], tmp_path: Path, monkeypatch: Any
+) -> None:
+    peers = scripts["mining_peers"]
+    some = {key: peer for key, peer in peers.PEERS.items() if key != "crp_run"}  # which needs a vector
+    monkeypatch.setattr(peers, "PEERS", some)
+    rows = list(scripts["mining"].measure(plan, tmp_path))
+    numbers = json.loads(json.dumps(scripts["report"].as_json(rows, scripts["mining"].setting(plan))))
+    assert set(numbers) >= KEYS
+    assert len({row.key for row in rows}) == len(rows)
+    absent = {key for key in KEYS for package in ("semanticlens", "crp") if key.startswith(package)}
+    absent = {key for key in absent if peers.missing(key.partition("_")[0])}
+    for key in KEYS - absent - {"gpu_bare_rate_fraction"}:
+        assert math.isfinite(numbers[key]), key
+    for key in absent:
+        assert numbers[key] is None
+    assert numbers["gpu_bare_rate_fraction"] is None
+    assert numbers["baseline_memory_ratio"] == 30 / 120
+    assert numbers["memory_growth"] == (62 - (30 - 20)) / 50
+    table = scripts["report"].table(rows, numbers["settings"], "value")
+    assert table.count("not measured") == sum(row.value is None for row in rows)
+    engines = [one["engine"] for one in short if one["what"] == "mine_engine"]
+    assert engines[0] == "ours" and "save_all" in engines and engines.count("ours") == 1
+
+
+def test_peers_that_are_missing_are_named(
+    scripts: dict[str, ModuleType], plan: Any, short: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers, rows = scripts["mining_peers"], scripts["mining_rows"]
+    monkeypatch.setattr(peers, "is_installed", lambda package: False)
+    found = {row.key: row for row in (*rows.peers(plan), *rows.long_pass(plan))}
+    for key in ("rate", "memory", "long_rate"):
+        assert (found[f"semanticlens_{key}_ratio"].value, found[f"crp_{key}_ratio"].value) == (None, None)
+        assert found[f"semanticlens_{key}_ratio"].note == "semanticlens is not installed"
+        assert found[f"crp_{key}_ratio"].note == "zennit-crp is not installed"
+    assert found["crp_run_rate_ratio"].value is None
+    assert found["save_all_rate_ratio"].value is not None
+
+
+def test_memory_that_cannot_be_measured_is_named(
+    scripts: dict[str, ModuleType], plan: Any, short: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = scripts["mining_rows"]
+    monkeypatch.setattr(scripts["mining_memory"], "missing", lambda: "needs Linux's /proc")
+    found = [*rows.long_pass(plan), rows.growth(plan, Path("nowhere"))]
+    assert {(row.value, row.note) for row in found} == {(None, "needs Linux's /proc")}
+    assert short == []
+
+
+def test_a_share_of_the_rate_is_the_bare_time_over_ours(
+    scripts: dict[str, ModuleType], plan: Any, small: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speed, rows = scripts["mining_speed"], scripts["mining_rows"]
+    times = speed.Times(
+        *(np.array(seconds) for seconds in ([8.0, 12.0], [6.0, 6.0], [7.0, 7.0], [5.0, 5.0], [1.0, 3.0]))
+    )
+    monkeypatch.setattr(speed, "beside_bare", lambda *given: times)
+    values = {row.key: row.value for row in rows.beside_bare(plan, small)}
+    assert values == {
+        "bare_rate_fraction": pytest.approx(20 / 18),
+        "bare_rate_start_fraction": pytest.approx(20 / 24),
+        "bare_rate_kept_fraction": pytest.approx(12 / 18),
+    }
+
+
+def test_the_command_writes_both_files(
+    scripts: dict[str, ModuleType], plan: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mining = scripts["mining"]
+    monkeypatch.setattr(mining, "QUICK", plan)
+    monkeypatch.setattr(mining, "measure", lambda plan, folder: iter([scripts["mining_rows"].gpu(plan)]))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    threads = torch.get_num_threads()
+    out = [str(tmp_path / name) for name in ("numbers.json", "table.md")]
+    mining.main(["--quick", "--json", out[0], "--out", out[1]])
+    assert torch.get_num_threads() == threads
+    numbers = json.loads(Path(out[0]).read_text())
+    assert numbers["gpu_bare_rate_fraction"] is None and numbers["settings"]["k"] == plan.k
+    assert "| measure | goal | value |" in Path(out[1]).read_text()

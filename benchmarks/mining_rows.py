@@ -37,14 +37,14 @@ def ratio(of: Sequence[float] | np.ndarray, over: Sequence[float] | np.ndarray) 
 
 
 def beside_bare(plan: Plan, model: Model) -> Iterator[Row]:
-    """All sites of a ResNet, images in memory, over the bare forward pass: the share of its rate."""
+    """All sites of a ResNet, images in memory, over the bare forward pass."""
     sites, batches = list_sites(model), in_memory(model, plan.batch, plan.batches)
     times = speed.beside_bare(model, sites, batches, plan.warm, plan.repeats)
-    what = f"mining {len(sites)} sites, {units_of(sites):,} units, of {model.name}: share of the rate of"
+    what = f"mining {len(sites)} sites, {units_of(sites):,} units, of {model.name}, over the bare network"
     mined = {"later": times.forward + times.later, "start": times.forward + times.start}
     rows = (
-        ("bare_rate_fraction", "the bare network", ">= 0.95", times.bare, "later"),
-        ("bare_rate_start_fraction", "the same, the first images", "", times.bare, "start"),
+        ("bare_rate_fraction", "share of its rate", ">= 0.95", times.bare, "later"),
+        ("bare_rate_start_fraction", "the same, from the first image on", "", times.bare, "start"),
         ("bare_rate_kept_fraction", "the same, freed memory kept for both", "", times.bare_kept, "later"),
     )
     network = f"network {1000 * times.forward.mean() / plan.batch:.1f} ms, then"
@@ -52,12 +52,12 @@ def beside_bare(plan: Plan, model: Model) -> Iterator[Row]:
         ours, theirs = (plan.batch / seconds.mean() for seconds in (mined[when], bare))
         note = f"{network} {1000 * getattr(times, when).mean() / plan.batch:.2f} ms an image"
         found = ratio(bare, mined[when])
-        yield row(key, f"{what} {whose}", goal, found, ours=ours, theirs=theirs, note=note)
+        yield row(key, f"{what}: {whose}", goal, found, ours=ours, theirs=theirs, note=note)
 
 
 def gpu(plan: Plan) -> Row:
     """The same on a GPU: the MLPs of all blocks of CLIP's ViT-B/32."""
-    measure = "mining the MLPs of all blocks of ViT-B-32 on a GPU: share of the bare network's rate"
+    measure = "mining the MLPs of all blocks of ViT-B-32 on a GPU, over the bare network: share of its rate"
     found = Row("gpu_bare_rate_fraction", measure, ">= 0.90", note="needs a GPU")
     if not torch.cuda.is_available():
         return found

@@ -187,10 +187,19 @@ def test_memory_is_that_of_the_mining_alone(scripts: dict[str, ModuleType]) -> N
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
-def test_a_child_measures_itself_and_says_what_failed(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_a_child_measures_itself(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     folder = scripts["mining_pictures"].write_shards(tmp_path / "tiny", 9, (16, 16), per_shard=5, kind="PNG")
     found = scripts["mining_memory"].measure("mine_shards", pattern=f"{folder}/*.tar", k=3, threads=1)
     assert 1 < found.megabytes < 1000 and found.seconds > 0
+
+
+def test_a_child_that_fails_is_an_error(
+    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = scripts["mining_memory"]
+    monkeypatch.setattr(memory.sys, "executable", "false")
+    with pytest.raises(RuntimeError, match="write_index with .*'images': 5.* failed"):
+        memory.measure("write_index", images=5, threads=1)
 
 
 def test_a_page_holds_what_was_written(scripts: dict[str, ModuleType], plan: Any, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_a_child_that_fails_is_an_error(
 ) -> None:
     memory = scripts["mining_memory"]
     monkeypatch.setattr(memory.sys, "executable", "false")
-    with pytest.raises(RuntimeError, match="write_index with .*'images': 5.* failed"):
+    with pytest.raises(RuntimeError, match=r"write_index with .*'images': 5.* failed"):
         memory.measure("write_index", images=5, threads=1)
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import mining_rows as rows
 import torch
-from mining_peers import KEPT
 from mining_plan import QUICK, Plan
+from mining_state import KEPT
 from peers import version
 from report import Row, as_json, table
 

@@ -6,7 +6,6 @@ Engines are timed from outside: a hook on the network notes when it is called, o
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import tempfile
 import time
@@ -20,33 +19,24 @@ from typing import Any
 import numpy as np
 import torch
 from mining_pictures import Pictures
+from mining_state import KEPT, started, warm_up
 from numpy.typing import NDArray
 from peers import is_installed, quiet
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from neurolab.mining.checkpoint import fresh_state
 from neurolab.mining.forward import Forward
-from neurolab.mining.miner import mine
-from neurolab.mining.remembered import Kept
 from neurolab.models.sites import find_site
 from neurolab.models.zoo import Model
-
-# What `mine` keeps of every unit unless told otherwise.
-KEPT = Kept.of(
-    {
-        name: parameter.default
-        for name, parameter in inspect.signature(mine).parameters.items()
-        if isinstance(parameter.default, int)
-    }
-)
 
 
 @dataclass(frozen=True)
 class Task:
     """Mine the outputs of some modules, which carry maps [batch, units, height, width].
 
-    layers: the modules' paths. clock: takes the times at which the network is called, and that of the end.
+    layers: the modules' paths. warm: images that ours has seen before, made up after its first batch; what
+    others do for an image does not depend on how many they have seen. clock: takes the times at which the
+    network is called, and that of the end.
     """
 
     model: Model
@@ -54,6 +44,7 @@ class Task:
     pictures: Pictures
     k: int = KEPT.k
     batch_size: int = 32
+    warm: int = 0
     clock: list[float] | None = None
 
     @property
@@ -90,9 +81,12 @@ def ours(task: Task) -> Found:
     """The loop of neurolab.mine over pictures in memory, with all that it keeps by default."""
     sites = [find_site(task.model, f"{layer}:out") for layer in task.layers]
     with task.timing(), Forward(task.model, sites, "max") as forward:
-        state = fresh_state(sites, replace(KEPT, k=task.k))
+        kept = replace(KEPT, k=task.k)
+        state = started(sites, task.warm or KEPT.sample, kept)
         for batch in task.pictures.batches(task.batch_size):
             reduced, _ = forward(batch)
+            if task.warm and not state.images:
+                warm_up(state, reduced, task.warm)
             state.take(batch, reduced)
         best = [state.sites[site.name].exemplars() for site in sites]
     return {

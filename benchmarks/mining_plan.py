@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mining_atlas import Size
-from mining_peers import KEPT
+from mining_state import KEPT
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Plan:
     batches: int = 2
     repeats: int = 2
     warm: int = 1088
-    pipeline_images: int = 256
-    pipeline_repeats: int = 2
+    pipeline_images: int = 640
+    pipeline_repeats: int = 1
     peer: str = "resnet50"
     peer_pixels: int = 224
-    peer_images: int = 128
+    peer_images: int = 192
     peer_repeats: int = 2
     long_pixels: int = 32
     long_images: int = 8000
@@ -49,7 +49,7 @@ QUICK = Plan(
     pipeline_images=48,
     pipeline_repeats=1,
     peer="resnet18",
-    peer_images=64,
+    peer_images=128,
     peer_repeats=1,
     long_images=600,
     many=8000,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from mining_pictures import Pictures, write_shards
 from mining_plan import Plan
+from mining_state import SETTLING
 from report import Row
 
 import neurolab
@@ -29,7 +30,9 @@ FEW = 1000  # images, of the smaller pass whose memory is measured
 
 
 def row(key: str, measure: str, goal: str, found: Measure, **more: Any) -> Row:
-    return Row(key, measure, goal, found.value, found.low, found.high, **more)
+    """A row of a measure; of one item there is no interval."""
+    low, high = (found.low, found.high) if found.items > 1 else (None, None)
+    return Row(key, measure, goal, found.value, low, high, **more)
 
 
 def ratio(of: Sequence[float] | np.ndarray, over: Sequence[float] | np.ndarray) -> Measure:
@@ -87,19 +90,20 @@ def pipeline(plan: Plan, model: Model, folder: Path) -> Row:
 
 
 def peers(plan: Plan) -> Iterator[Row]:
-    """Images a second over those of others, pictures of the network's own size, from the first image on."""
+    """Images a second over those of others in the middle of a pass, pictures of the network's own size."""
     model = memory.resnet(plan.peer, plan.peer_pixels)
     pictures = Pictures(model, plan.peer_images, held=True)
-    task = engines.Task(model, memory.blocks(model), pictures, plan.k)
+    task = engines.Task(model, memory.blocks(model), pictures, plan.k, warm=plan.warm)
     list(pictures.batches(task.batch_size))  # made now, so that no engine's time is spent on it
     available = {key: peer for key, peer in engines.PEERS.items() if not engines.missing(peer[1])}
     seconds: dict[str, list[float]] = {key: [] for key in ("ours", *available)}
-    few = replace(task, pictures=Pictures(model, 2, held=True), k=1, batch_size=2)
+    few = replace(task, pictures=Pictures(model, 2, held=True), k=1, batch_size=2, warm=0)
     for key in seconds:
         engines.ENGINES[key](few)
     for _ in range(plan.peer_repeats):
         for key, spent in seconds.items():
-            spent += engines.seconds_per_batch(engines.ENGINES[key], task)
+            # Neither the first batches, which ask for memory, nor the last, which ends with what ends a pass.
+            spent += engines.seconds_per_batch(engines.ENGINES[key], task)[SETTLING:-1]
     for key, (_, package, name) in engines.PEERS.items():
         measure = f"images/s over {name}, the blocks of {plan.peer}, {plan.peer_pixels} px"
         found = Row(f"{key}_rate_ratio", measure, "" if key == "crp_run" else "> 1")

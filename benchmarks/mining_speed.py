@@ -10,30 +10,29 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mining_peers import KEPT
+from mining_state import KEPT, SETTLING, in_the_corner, no_pixels, started, warm_up
 from numpy.typing import NDArray
 
 import neurolab
 from neurolab.atlas.reductions import Reduced
 from neurolab.data.decode import ImageTransform
-from neurolab.data.items import Batch, Item
+from neurolab.data.items import Batch
 from neurolab.data.loader import load_batches
 from neurolab.data.sources import open_source
 from neurolab.memory import freed_memory_kept
-from neurolab.mining.checkpoint import MiningState, fresh_state
+from neurolab.mining.checkpoint import fresh_state
 from neurolab.mining.forward import Forward
 from neurolab.models.sites import Site
 from neurolab.models.zoo import Model
 
 Seconds = NDArray[np.float64]
 THUMBNAIL = 160  # pixels, as `mine` makes them
-SETTLING = 2  # passes until no new memory is asked for
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def beside_bare(
 ) -> Times:
     """Mining and the bare network, one after the other again and again, all batches each time."""
     found: dict[str, list[float]] = {name: [] for name in Times.__dataclass_fields__}
-    seen = fresh_state(sites, replace(KEPT, sample=min(KEPT.sample, warm)))
+    seen = started(sites, warm)
     begun = fresh_state(sites, KEPT)
     for _ in range(repeats):
         for name, memory in (("bare", nullcontext()), ("bare_kept", kept(model))):
@@ -106,36 +105,12 @@ def kept(model: Model) -> AbstractContextManager[Any]:
     return freed_memory_kept() if model.device.type == "cpu" else nullcontext()
 
 
-def warm_up(state: MiningState, reduced: dict[str, Reduced], images: int, size: int = 64) -> None:
-    """Let a state see so many images whose values spread as those of a batch do, site by site."""
-    rng = np.random.default_rng(0)
-    spreads = {site: (of.values.mean(axis=0), of.values.std(axis=0)) for site, of in reduced.items()}
-    for number, start in enumerate(range(0, images, size)):
-        count = min(size, images - start)
-        noise = {
-            site: mean + sd * rng.standard_normal((count, len(mean)), dtype=np.float32)
-            for site, (mean, sd) in spreads.items()
-        }
-        made = {site: Reduced(values.astype(np.float32), in_the_corner) for site, values in noise.items()}
-        state.take(no_pixels(number, start, count), made)
-
-
-def in_the_corner(rows: NDArray[np.int64], units: NDArray[np.int64]) -> NDArray[np.int32]:
-    return np.zeros(len(rows), np.int32)
-
-
-def no_pixels(number: int, start: int, count: int) -> Batch:
-    """A batch of which only the items are needed."""
-    items = [Item(f"warm/{start + i:08d}", (), {}, 1, 1, b"") for i in range(count)]
-    return Batch("warm", number, np.empty((count, 0, 0, 3), np.uint8), items, [], start, start + count)
-
-
 def by_sites(
     model: Model, choices: Sequence[Sequence[Site]], batches: Sequence[Batch], warm: int, repeats: int
 ) -> list[Seconds]:
     """Seconds for each batch of mining each choice of sites, later in a pass."""
     found: list[list[float]] = [[] for _ in choices]
-    states = [fresh_state(sites, replace(KEPT, sample=min(KEPT.sample, warm))) for sites in choices]
+    states = [started(sites, warm) for sites in choices]
     for _ in range(repeats):
         for sites, state, seconds in zip(choices, states, found, strict=True):
             with Forward(model, sites, "max") as forward:
@@ -152,7 +127,7 @@ def by_sites(
 def by_units(units: int, warm: int, batches: int, size: int = 64) -> Seconds:
     """Seconds for each batch of taking in values of so many units, later in a pass; no network is run."""
     site = Site("units", "units", "linear", units, (), "vector")
-    state = fresh_state([site], replace(KEPT, sample=min(KEPT.sample, warm)))
+    state = started([site], warm)
     spread = Reduced(np.array([[-1.0], [1.0]], np.float32).repeat(units, axis=1), in_the_corner)
     warm_up(state, {"units": spread}, warm)
     rng, seconds = np.random.default_rng(1), []

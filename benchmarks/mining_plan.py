@@ -42,11 +42,11 @@ class Plan:
 
 QUICK = Plan(
     vit="ViT-S-32-alt",
-    batch=16,
+    batch=32,
     batches=1,
     repeats=1,
     warm=320,
-    pipeline_images=32,
+    pipeline_images=48,
     pipeline_repeats=1,
     peer="resnet18",
     peer_images=128,

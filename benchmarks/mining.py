@@ -22,16 +22,13 @@ from mining_state import KEPT
 from peers import version
 from report import Row, as_json, table
 
-import neurolab
-
 PACKAGES = ("neurolab", "torch", "torchvision", "numpy", "zennit-crp", "semanticlens")
 
 
 def measure(plan: Plan, folder: Path) -> Iterator[Row]:
     """All rows, each as soon as it is there."""
-    model = neurolab.load_model(plan.resnet, pretrained="random")
-    yield from rows.beside_bare(plan, model)
-    yield rows.pipeline(plan, model, folder)
+    yield from rows.beside_bare(plan)
+    yield rows.pipeline(plan, folder)
     yield from rows.peers(plan)
     yield from rows.long_pass(plan)
     yield rows.growth(plan, folder)

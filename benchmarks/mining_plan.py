@@ -42,14 +42,14 @@ class Plan:
 
 QUICK = Plan(
     vit="ViT-S-32-alt",
-    batch=32,
+    batch=16,
     batches=1,
     repeats=1,
     warm=320,
-    pipeline_images=48,
+    pipeline_images=32,
     pipeline_repeats=1,
     peer="resnet18",
-    peer_images=128,
+    peer_images=160,
     peer_repeats=1,
     long_images=600,
     many=8000,

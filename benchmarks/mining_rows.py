@@ -8,54 +8,47 @@ from pathlib import Path
 from typing import Any
 
 import mining_atlas as atlases
+import mining_child as child
 import mining_memory as memory
 import mining_peers as engines
 import mining_speed as speed
 import numpy as np
 import torch
-from mining_pictures import Pictures, write_shards
+from mining_pictures import write_shards
 from mining_plan import Plan
 from mining_state import SETTLING
 from report import Row
 
-import neurolab
-from neurolab.data.items import Batch
 from neurolab.measure import Measure
 from neurolab.models.sites import Site, find_site, list_sites
-from neurolab.models.zoo import Model
 
 GPU_BATCH, GPU_BATCHES = 256, 12
 JPEG_SIZE, TINY_SIZE, PER_SHARD = (375, 500), (16, 16), 250
 FEW = 1000  # images, of the smaller pass whose memory is measured
 
 
-def row(key: str, measure: str, goal: str, found: Measure, **more: Any) -> Row:
-    """A row of a measure; of one item there is no interval."""
-    low, high = (found.low, found.high) if found.items > 1 else (None, None)
-    return Row(key, measure, goal, found.value, low, high, **more)
+def row(found: Row, measured: Measure, **more: Any) -> Row:
+    """A row with what was measured; of one item there is no interval."""
+    low, high = (measured.low, measured.high) if measured.items > 1 else (None, None)
+    return replace(found, value=measured.value, low=low, high=high, **more)
 
 
 def ratio(of: Sequence[float] | np.ndarray, over: Sequence[float] | np.ndarray) -> Measure:
     return Measure.of_ratio("ratio", np.asarray(of, dtype=float), np.asarray(over, dtype=float))
 
 
-def beside_bare(plan: Plan, model: Model) -> Iterator[Row]:
+def beside_bare(plan: Plan) -> Iterator[Row]:
     """All sites of a ResNet, images in memory, over the bare forward pass."""
-    sites, batches = list_sites(model), in_memory(model, plan.batch, plan.batches)
-    times = speed.beside_bare(model, sites, batches, plan.warm, plan.repeats)
-    what = f"mining {len(sites)} sites, {units_of(sites):,} units, of {model.name}, over the bare network"
-    mined = {"later": times.forward + times.later, "start": times.forward + times.start}
+    sites = list_sites(child.load(plan.resnet))
+    times = in_turns(plan, plan.resnet, "cpu", None, plan.batch, plan.batches)
+    what = f"mining {len(sites)} sites, {units_of(sites):,} units, of {plan.resnet}, over the bare network"
     rows = (
-        ("bare_rate_fraction", "share of its rate", ">= 0.95", times.bare, "later"),
-        ("bare_rate_start_fraction", "the same, from the first image on", "", times.bare, "start"),
-        ("bare_rate_kept_fraction", "the same, freed memory kept for both", "", times.bare_kept, "later"),
+        ("bare_rate_fraction", "share of its rate", ">= 0.95", "bare", "later"),
+        ("bare_rate_start_fraction", "the same, from the first image on", "", "bare", "start"),
+        ("bare_rate_kept_fraction", "the same, freed memory kept for both", "", "bare_kept", "later"),
     )
-    network = f"network {1000 * times.forward.mean() / plan.batch:.1f} ms, then"
     for key, whose, goal, bare, when in rows:
-        ours, theirs = (plan.batch / seconds.mean() for seconds in (mined[when], bare))
-        note = f"{network} {1000 * getattr(times, when).mean() / plan.batch:.2f} ms an image"
-        found = ratio(bare, mined[when])
-        yield row(key, f"{what}: {whose}", goal, found, ours=ours, theirs=theirs, note=note)
+        yield share(Row(key, f"{what}: {whose}", goal), times, bare, when, plan.batch)
 
 
 def gpu(plan: Plan) -> Row:
@@ -64,64 +57,80 @@ def gpu(plan: Plan) -> Row:
     found = Row("gpu_bare_rate_fraction", measure, ">= 0.90", note="needs a GPU")
     if not torch.cuda.is_available():
         return found
-    model = neurolab.load_model("ViT-B-32", pretrained="random", device="cuda")
-    batches = in_memory(model, GPU_BATCH, GPU_BATCHES)
-    times = speed.beside_bare(model, list_sites(model, "block*.mlp"), batches, plan.warm, plan.repeats)
-    mined = times.forward + times.later
-    ours, theirs = (GPU_BATCH / seconds.mean() for seconds in (mined, times.bare))
-    note = (
-        f"taking in: {1e3 * times.later.mean() / GPU_BATCH:.2f} ms an image; {torch.cuda.get_device_name()}"
-    )
-    return row(found.key, measure, found.goal, ratio(times.bare, mined), ours=ours, theirs=theirs, note=note)
+    times = in_turns(plan, "ViT-B-32", "cuda", "block*.mlp", GPU_BATCH, GPU_BATCHES)
+    return share(found, times, "bare", "later", GPU_BATCH)
 
 
-def pipeline(plan: Plan, model: Model, folder: Path) -> Row:
+def in_turns(
+    plan: Plan, network: str, device: str, sites: str | None, size: int, batches: int
+) -> dict[str, np.ndarray]:
+    """Seconds for each batch of the bare network and of mining, in processes that run one after the other."""
+    found: dict[str, list[float]] = {"bare": [], "bare_kept": []}
+    of: dict[str, Any] = {"network": network, "device": device, "size": size, "batches": batches}
+    for _ in range(plan.repeats):
+        for name in ("bare", "bare_kept"):
+            found[name] += child.run("time_bare", keep=name == "bare_kept", **of)
+        for name, seconds in child.run("time_mining", sites=sites, warm=plan.warm, **of).items():
+            found.setdefault(name, []).extend(seconds)
+    return {name: np.array(seconds) for name, seconds in found.items()}
+
+
+def share(found: Row, times: dict[str, np.ndarray], bare: str, when: str, size: int) -> Row:
+    """Of the rate of the bare network, what mining reaches."""
+    mined = times["forward"] + times[when]
+    network, taking = (1000 * times[part].mean() / size for part in ("forward", when))
+    note = f"network {network:.1f} ms, then {taking:.2f} ms an image"
+    ours, theirs = size / mined.mean(), size / times[bare].mean()
+    return row(found, ratio(times[bare], mined), ours=ours, theirs=theirs, note=note)
+
+
+def pipeline(plan: Plan, folder: Path) -> Row:
     """From WebDataset shards to the atlas: what decoding and the network take alone, over the whole."""
     shards = write_shards(folder / "photos", plan.pipeline_images, JPEG_SIZE, per_shard=PER_SHARD)
-    sites = list_sites(model)
-    times = np.array(
-        list(speed.pipeline(model, sites, shards, plan.batch, plan.pipeline_repeats)), dtype=float
+    settings = {"network": plan.resnet, "shards": str(shards), "size": plan.batch}
+    times = [child.run("time_pipeline", **settings) for _ in range(plan.pipeline_repeats)]
+    parts = {name: np.array([one[name] for one in times]) for name in ("decode", "network", "whole")}
+    seconds = {name: f"{of.mean():.1f} s" for name, of in parts.items()}
+    note = (
+        f"({seconds['decode']} + {seconds['network']}) / {seconds['whole']} for {plan.pipeline_images} JPEGs"
     )
-    decode, forward, whole = times.T
-    seconds = " + ".join(f"{part.mean():.1f} s" for part in (decode, forward))
-    note = f"({seconds}) / {whole.mean():.1f} s for {plan.pipeline_images} JPEGs, one process decodes"
-    measure = f"from shards to the atlas, {len(sites)} sites of {model.name}: (decode + network) / whole"
-    return row("pipeline_efficiency", measure, ">= 0.90", ratio(decode + forward, whole), note=note)
+    measure = f"from shards to the atlas, all sites of {plan.resnet}: (decoding + network) / whole"
+    found = Row("pipeline_efficiency", measure, ">= 0.90")
+    return row(found, ratio(parts["decode"] + parts["network"], parts["whole"]), note=note)
 
 
 def peers(plan: Plan) -> Iterator[Row]:
     """Images a second over those of others in the middle of a pass, pictures of the network's own size."""
-    model = memory.resnet(plan.peer, plan.peer_pixels)
-    pictures = Pictures(model, plan.peer_images, held=True)
-    task = engines.Task(model, memory.blocks(model), pictures, plan.k, warm=plan.warm)
-    list(pictures.batches(task.batch_size))  # made now, so that no engine's time is spent on it
-    available = {key: peer for key, peer in engines.PEERS.items() if not engines.missing(peer[1])}
-    seconds: dict[str, list[float]] = {key: [] for key in ("ours", *available)}
-    few = replace(task, pictures=Pictures(model, 2, held=True), k=1, batch_size=2, warm=0)
-    for key in seconds:
-        engines.ENGINES[key](few)
-    for _ in range(plan.peer_repeats):
-        for key, spent in seconds.items():
+    seconds: dict[str, list[float]] = {}
+    settings = {"network": plan.peer, "pixels": plan.peer_pixels, "images": plan.peer_images, "k": plan.k}
+    for turn in range(plan.peer_repeats):
+        for key in ("ours", *engines.PEERS):
+            # One turn is enough for what is reported only, and takes long.
+            package = engines.PEERS[key][1] if key in engines.PEERS else ""
+            if engines.missing(package) or (key == "crp_run" and turn):
+                continue
+            warm = plan.warm if key == "ours" else 0
+            spent = child.run("time_engine", engine=key, warm=warm, **settings)
             # Neither the first batches, which ask for memory, nor the last, which ends with what ends a pass.
-            spent += engines.seconds_per_batch(engines.ENGINES[key], task)[SETTLING:-1]
+            seconds.setdefault(key, []).extend(spent[SETTLING:-1])
     for key, (_, package, name) in engines.PEERS.items():
         measure = f"images/s over {name}, the blocks of {plan.peer}, {plan.peer_pixels} px"
         found = Row(f"{key}_rate_ratio", measure, "" if key == "crp_run" else "> 1")
-        if key not in available:
-            yield replace(found, note=engines.missing(package))
+        if why := engines.missing(package):
+            yield replace(found, note=why)
             continue
-        ours, theirs = (task.batch_size / np.mean(seconds[which]) for which in ("ours", key))
-        yield row(
-            found.key, measure, found.goal, ratio(seconds[key], seconds["ours"]), ours=ours, theirs=theirs
-        )
+        ours, size = seconds["ours"][: len(seconds[key])], engines.Task.batch_size
+        rates = {"ours": size / np.mean(ours), "theirs": size / np.mean(seconds[key])}
+        yield row(found, ratio(seconds[key], ours), **rates)
 
 
 def long_pass(plan: Plan) -> Iterator[Row]:
-    """Peak memory and rate over many small pictures, each engine in a process of its own."""
-    model = memory.resnet(plan.peer, plan.long_pixels)
-    units = units_of([find_site(model, f"{path}:out") for path in memory.blocks(model)])
-    why = memory.missing()
-    ours = None if why else child(plan, "ours", plan.long_images)
+    """Peak memory and rate over many small pictures."""
+    model = child.resnet(plan.peer, plan.long_pixels)
+    units = units_of([find_site(model, f"{path}:out") for path in child.blocks(model)])
+    settings = {"network": plan.peer, "pixels": plan.long_pixels, "k": plan.k}
+    why, many = memory.missing(), plan.long_images
+    ours = None if why else child.run("mine_engine", engine="ours", images=many, **settings)
     for key, (_, package, name) in engines.PEERS.items():
         if key == "crp_run":
             continue
@@ -133,28 +142,17 @@ def long_pass(plan: Plan) -> Iterator[Row]:
             yield from (replace(found, note=why or engines.missing(package)) for found in (least, rate))
             continue
         # Only what saves everything needs more time and memory for an image, the more there are.
-        images = plan.long_images if base else plan.long_images // 5
-        theirs = child(plan, key, images)
-        mb, rates = (
-            (ours.megabytes, theirs.megabytes),
-            (plan.long_images / ours.seconds, images / theirs.seconds),
-        )
-        about = f"{plan.long_images:,} images, theirs {images:,}; {units:,} units, k {plan.k}"
-        yield replace(least, value=mb[0] / mb[1], ours=mb[0], theirs=mb[1], note=f"MB; {about}")
-        yield replace(rate, value=rates[0] / rates[1], ours=rates[0], theirs=rates[1], note=about)
+        images = many if base else many // 5
+        theirs = child.run("mine_engine", engine=key, images=images, **settings)
+        note = f"{many:,} images, theirs {images:,}; {units:,} units, k {plan.k}"
+        megabytes = ours["megabytes"], theirs["megabytes"]
+        yield beside(replace(least, note=f"MB; {note}"), *megabytes)
+        yield beside(replace(rate, note=note), many / ours["seconds"], images / theirs["seconds"])
 
 
-def child(plan: Plan, engine: str, images: int) -> memory.Use:
-    return memory.measure(
-        "mine_engine",
-        engine=engine,
-        network=plan.peer,
-        pixels=plan.long_pixels,
-        images=images,
-        k=plan.k,
-        batch_size=32,
-        threads=torch.get_num_threads(),
-    )
+def beside(found: Row, ours: float, theirs: float) -> Row:
+    """A ratio that was measured once."""
+    return replace(found, value=ours / theirs, ours=ours, theirs=theirs)
 
 
 def growth(plan: Plan, folder: Path) -> Row:
@@ -167,12 +165,12 @@ def growth(plan: Plan, folder: Path) -> Row:
         shards = write_shards(folder / str(count), count, TINY_SIZE, per_shard=PER_SHARD, kind="PNG")
         # What a small pass needs differs by some percent from time to time.
         uses = [
-            memory.measure("mine_shards", pattern=f"{shards}/*.tar", k=plan.k, threads=1)
+            child.run("mine_shards", pattern=f"{shards}/*.tar", k=plan.k, threads=1)
             for _ in range(3 if count == FEW else 1)
         ]
-        peaks.append(float(np.median([use.megabytes for use in uses])))
-        index.append(memory.measure("write_index", images=count, threads=1).megabytes)
-        seconds = uses[-1].seconds
+        peaks.append(float(np.median([use["megabytes"] for use in uses])))
+        index.append(child.run("write_index", images=count, threads=1)["megabytes"])
+        seconds = uses[-1]["seconds"]
     grown = index[1] - index[0]
     note = f"MB beyond the loaded model; their table's {grown:.1f} MB more are taken off; {seconds:.0f} s"
     return replace(found, value=(peaks[1] - grown) / peaks[0], ours=peaks[1], theirs=peaks[0], note=note)
@@ -196,30 +194,25 @@ def queries(plan: Plan, folder: Path) -> Iterator[Row]:
 
 def cost(plan: Plan) -> Iterator[Row]:
     """What more sites and more units cost."""
-    model = neurolab.load_model(plan.vit, pretrained="random")
+    model = child.load(plan.vit)
     sites = list_sites(model, "block*.mlp")
     choices = [sites[-count:] for count in plan.sites]
-    batches = in_memory(model, plan.batch, plan.batches)
+    batches = child.in_memory(model, plan.batch, plan.batches)
     one, *others = speed.by_sites(model, choices, batches, plan.warm, plan.repeats)
     for chosen, seconds in zip(choices[1:], others, strict=True):
         measure = f"extra time for {len(chosen)} sites over 1, {plan.vit}"
         extra = Measure.of_ratio("extra", seconds - one, one)
         ours, theirs = (plan.batch / spent.mean() for spent in (seconds, one))
         note = f"{units_of(chosen):,} units over {units_of(choices[0]):,}"
-        key, goal = f"sites_{len(chosen)}_extra", ""
+        found = Row(f"sites_{len(chosen)}_extra", measure)
         if len(chosen) == 12:
-            key, goal = "twelve_sites_extra", "< 0.10"
-        yield row(key, measure, goal, extra, ours=ours, theirs=theirs, note=note)
+            found = replace(found, key="twelve_sites_extra", goal="< 0.10")
+        yield row(found, extra, ours=ours, theirs=theirs, note=note)
     for count in plan.units:
         times = speed.by_units(count, plan.warm, batches=4) * 1000 / 64
-        low, high = float(times.min()), float(times.max())
-        yield Row(
-            f"take_{count}_units_ms", f"ms an image to take in {count:,} units", "", times.mean(), low, high
-        )
-
-
-def in_memory(model: Model, size: int, count: int) -> list[Batch]:
-    return list(Pictures(model, size * count, held=False).batches(size))
+        found = Row(f"take_{count}_units_ms", f"ms an image to take in {count:,} units")
+        mean, low, high = (float(of()) for of in (times.mean, times.min, times.max))
+        yield replace(found, value=mean, low=low, high=high)
 
 
 def units_of(sites: Sequence[Site]) -> int:

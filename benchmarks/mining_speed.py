@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +34,6 @@ Seconds = NDArray[np.float64]
 THUMBNAIL = 160  # pixels, as `mine` makes them
 
 
-@dataclass(frozen=True)
-class Times:
-    """Seconds for each batch: of the bare network as it is and with freed memory kept as mining keeps it; of
-    mining's network; of taking in what it says, at the start and later in a pass."""
-
-    bare: Seconds
-    bare_kept: Seconds
-    forward: Seconds
-    start: Seconds
-    later: Seconds
-
-
 def run_bare(model: Model, batch: Batch) -> None:
     """The network on a batch of bytes, and nothing else."""
     with torch.inference_mode():
@@ -67,31 +54,29 @@ def timed(call: Callable[..., object], *arguments: Any, **settings: Any) -> floa
     return time.perf_counter() - began
 
 
-def beside_bare(
-    model: Model, sites: Sequence[Site], batches: Sequence[Batch], warm: int, repeats: int
-) -> Times:
-    """Mining and the bare network, one after the other again and again, all batches each time."""
-    found: dict[str, list[float]] = {name: [] for name in Times.__dataclass_fields__}
-    seen = started(sites, warm)
-    begun = fresh_state(sites, KEPT)
-    for _ in range(repeats):
-        for name, memory in (("bare", nullcontext()), ("bare_kept", kept(model))):
-            with memory:
-                for _ in range(SETTLING):
-                    run_bare(model, batches[0])
-                found[name] += [timed(run_bare, model, batch) for batch in batches]
-        with Forward(model, sites, "max") as forward:
-            reduced = settled(forward, batches[0])
-            if not seen.images:
-                warm_up(seen, reduced, warm)
-            for batch in batches:
-                began = time.perf_counter()
-                reduced, _ = forward(batch)
-                synchronize(model)
-                found["forward"].append(time.perf_counter() - began)
-                for name, state in (("start", begun), ("later", seen)):
-                    found[name].append(timed(state.take, batch, reduced))
-    return Times(**{name: np.array(seconds) for name, seconds in found.items()})
+def bare(model: Model, batches: Sequence[Batch], keep: bool) -> list[float]:
+    """Seconds for each batch of the network alone; keep: with freed memory kept, as mining keeps it."""
+    on_cpu = model.device.type == "cpu"
+    with freed_memory_kept() if keep and on_cpu else nullcontext():
+        for _ in range(SETTLING if keep else 1):
+            run_bare(model, batches[0])
+        return [timed(run_bare, model, batch) for batch in batches]
+
+
+def mined(model: Model, sites: Sequence[Site], batches: Sequence[Batch], warm: int) -> dict[str, list[float]]:
+    """Seconds for each batch of mining's network, and of taking in what it says: at the start, and later."""
+    found: dict[str, list[float]] = {"forward": [], "start": [], "later": []}
+    begun, seen = fresh_state(sites, KEPT), started(sites, warm)
+    with Forward(model, sites, "max") as forward:
+        warm_up(seen, settled(forward, batches[0]), warm)
+        for batch in batches:
+            began = time.perf_counter()
+            reduced, _ = forward(batch)
+            synchronize(model)
+            found["forward"].append(time.perf_counter() - began)
+            for name, state in (("start", begun), ("later", seen)):
+                found[name].append(timed(state.take, batch, reduced))
+    return found
 
 
 def settled(forward: Forward, batch: Batch) -> dict[str, Reduced]:
@@ -99,10 +84,6 @@ def settled(forward: Forward, batch: Batch) -> dict[str, Reduced]:
     for _ in range(SETTLING):
         reduced, _ = forward(batch)
     return reduced
-
-
-def kept(model: Model) -> AbstractContextManager[Any]:
-    return freed_memory_kept() if model.device.type == "cpu" else nullcontext()
 
 
 def by_sites(
@@ -138,23 +119,20 @@ def by_units(units: int, warm: int, batches: int, size: int = 64) -> Seconds:
     return np.array(seconds)
 
 
-def pipeline(
-    model: Model, sites: Sequence[Site], shards: Path, batch_size: int, repeats: int
-) -> Iterator[tuple[float, float, float]]:
+def pipeline(model: Model, sites: Sequence[Site], shards: Path, batch_size: int) -> dict[str, float]:
     """Seconds for decoding alone, for the network alone, and for `mine` from the shards to the atlas.
 
     One process decodes, as `mine` has it on two cores, while the network runs on torch's threads.
     """
     source = open_source(f"{shards}/*.tar")
     transform = ImageTransform(model.image_size, model.resize_mode, model.interpolation, THUMBNAIL)
+    run_bare(model, next(load_batches(source, transform, batch_size=batch_size)))
+    batches: list[Batch] = []
+    decode = timed(batches.extend, load_batches(source, transform, batch_size=batch_size, workers=1))
+    network = sum(timed(run_bare, model, batch) for batch in batches)
+    del batches
     names = [site.name for site in sites]
     settings: dict[str, Any] = {"batch_size": batch_size, "workers": 1, "progress": False}
-    run_bare(model, next(load_batches(source, transform, batch_size=batch_size)))
-    for _ in range(repeats):
-        batches: list[Batch] = []
-        reading = load_batches(source, transform, batch_size=batch_size, workers=1)
-        decode = timed(batches.extend, reading)
-        forward = sum(timed(run_bare, model, batch) for batch in batches)
-        with tempfile.TemporaryDirectory() as out:
-            whole = timed(neurolab.mine, model, source, names, f"{out}/atlas", **settings)
-        yield decode, forward, whole
+    with tempfile.TemporaryDirectory() as out:
+        whole = timed(neurolab.mine, model, source, names, f"{out}/atlas", **settings)
+    return {"decode": decode, "network": network, "whole": whole}

@@ -24,7 +24,7 @@ KEPT = Kept.of(
         if isinstance(parameter.default, int)
     }
 )
-SETTLING = 2  # batches until the network asks for no new memory
+SETTLING = 3  # batches until the network asks for no new memory
 
 
 def started(sites: Sequence[Site], warm: int, kept: Kept = KEPT) -> MiningState:

@@ -43,10 +43,18 @@ def scripts() -> Iterator[dict[str, ModuleType]]:
     """The modules by name, with their folder on the path as it is when the script is run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
-        names = ("mining", "mining_rows", "mining_peers", "mining_memory", "mining_atlas", "mining_pictures")
+        names = ("mining", "mining_rows", "mining_peers", "mining_memory", "mining_child", "mining_atlas")
         yield {
             name: importlib.import_module(name)
-            for name in (*names, "mining_speed", "mining_plan", "mining_state", "peers", "report")
+            for name in (
+                *names,
+                "mining_pictures",
+                "mining_speed",
+                "mining_plan",
+                "mining_state",
+                "peers",
+                "report",
+            )
         }
 
 
@@ -67,7 +75,7 @@ def plan(scripts: dict[str, ModuleType]) -> Any:
         batch=4,
         warm=10,
         pipeline_images=6,
-        peer_images=128,
+        peer_images=160,
         k=4,
         units=(10, 30),
         pages=3,
@@ -190,17 +198,17 @@ def test_memory_is_that_of_the_mining_alone(scripts: dict[str, ModuleType]) -> N
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_a_child_measures_itself(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     folder = scripts["mining_pictures"].write_shards(tmp_path / "tiny", 9, (16, 16), per_shard=5, kind="PNG")
-    found = scripts["mining_memory"].measure("mine_shards", pattern=f"{folder}/*.tar", k=3, threads=1)
-    assert 1 < found.megabytes < 1000 and found.seconds > 0
+    found = scripts["mining_child"].run("mine_shards", pattern=f"{folder}/*.tar", k=3, threads=1)
+    assert 1 < found["megabytes"] < 1000 and found["seconds"] > 0
 
 
 def test_a_child_that_fails_is_an_error(
     scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory = scripts["mining_memory"]
-    monkeypatch.setattr(memory.sys, "executable", "false")
+    child = scripts["mining_child"]
+    monkeypatch.setattr(child.sys, "executable", "false")
     with pytest.raises(RuntimeError, match=r"write_index with .*'images': 5.* failed"):
-        memory.measure("write_index", images=5, threads=1)
+        child.run("write_index", images=5, threads=1)
 
 
 def test_a_page_holds_what_was_written(scripts: dict[str, ModuleType], plan: Any, tmp_path: Path) -> None:
@@ -217,38 +225,40 @@ def test_a_page_holds_what_was_written(scripts: dict[str, ModuleType], plan: Any
     assert len(hits) == holds
 
 
-def fake_measure(uses: Any, asked: list[dict[str, Any]]) -> Any:
-    """Instead of children: numbers that say what the rows make of them."""
-
-    def measure(what: str, **settings: Any) -> Any:
-        asked.append({"what": what, **settings})
-        count = settings.get("images", 0)
-        if what == "mine_shards":
-            count = len(list(Path(settings["pattern"]).parent.glob("*.tar")))
-            return uses(50.0 if count == 4 else 62.0, 2.0)
-        if what == "write_index":
-            return uses(20.0 if count == 1000 else 30.0, 0.1)
-        return uses(30.0 if settings["engine"] == "ours" else 120.0, 10.0)
-
-    return measure
-
-
 @pytest.fixture()
 def short(
     scripts: dict[str, ModuleType], plan: Any, small: Model, monkeypatch: pytest.MonkeyPatch
 ) -> list[dict[str, Any]]:
-    """The networks are small and no children are started; gives what children were asked for."""
+    """Networks are small and children are none: what takes time is run here, what takes memory made up.
+
+    Gives what children were asked for.
+    """
     asked: list[dict[str, Any]] = []
-    memory, rows = scripts["mining_memory"], scripts["mining_rows"]
+    child, memory = scripts["mining_child"], scripts["mining_memory"]
+
+    def use(megabytes: float) -> dict[str, float]:
+        return {"megabytes": megabytes, "seconds": 10.0}
+
+    def run(what: str, *, threads: int | None = None, **settings: Any) -> Any:
+        asked.append({"what": what, **settings})
+        if what == "mine_engine":
+            return use(30.0 if settings["engine"] == "ours" else 120.0)
+        if what == "mine_shards":
+            return use(50.0 if len(list(Path(settings["pattern"]).parent.glob("*.tar"))) == 4 else 62.0)
+        if what == "write_index":
+            return use(20.0 if settings["images"] == 1000 else 30.0)
+        return json.loads(json.dumps(child.CHILDREN[what](**settings)))
+
     sites = list_sites(small)
-    monkeypatch.setattr(scripts["mining"].neurolab, "load_model", lambda *name, **how: small)
-    monkeypatch.setattr(
-        rows, "list_sites", lambda model, pattern=None: sites if pattern is None else sites[:1] * 12
-    )
-    monkeypatch.setattr(memory, "resnet", lambda name, pixels: small)
-    monkeypatch.setattr(memory, "blocks", lambda model: ("1", "3"))
+    for module in (child, scripts["mining_rows"]):
+        monkeypatch.setattr(
+            module, "list_sites", lambda model, pattern=None: sites[:1] * 12 if pattern else sites
+        )
+    monkeypatch.setattr(child, "run", run)
+    monkeypatch.setattr(child, "load", lambda network, device="cpu": small)
+    monkeypatch.setattr(child, "resnet", lambda name, pixels: small)
+    monkeypatch.setattr(child, "blocks", lambda model: ("1", "3"))
     monkeypatch.setattr(memory, "missing", lambda: "")
-    monkeypatch.setattr(memory, "measure", fake_measure(memory.Use, asked))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return asked
 
@@ -302,20 +312,21 @@ def test_memory_that_cannot_be_measured_is_named(
     assert short == []
 
 
-def test_a_share_of_the_rate_is_the_bare_time_over_ours(
-    scripts: dict[str, ModuleType], plan: Any, small: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    speed, rows = scripts["mining_speed"], scripts["mining_rows"]
-    times = speed.Times(
-        *(np.array(seconds) for seconds in ([8.0, 12.0], [6.0, 6.0], [7.0, 7.0], [5.0, 5.0], [1.0, 3.0]))
-    )
-    monkeypatch.setattr(speed, "beside_bare", lambda *given: times)
-    values = {row.key: row.value for row in rows.beside_bare(plan, small)}
-    assert values == {
-        "bare_rate_fraction": pytest.approx(20 / 18),
-        "bare_rate_start_fraction": pytest.approx(20 / 24),
-        "bare_rate_kept_fraction": pytest.approx(12 / 18),
-    }
+def test_a_share_of_the_rate_is_the_bare_time_over_ours(scripts: dict[str, ModuleType]) -> None:
+    share, row = scripts["mining_rows"].share, scripts["report"].Row("key", "measure")
+    seconds = {"bare": [8.0, 12.0], "bare_kept": [6.0, 6.0], "forward": [7.0, 7.0], "start": [5.0, 5.0]}
+    times = {name: np.array(of) for name, of in (seconds | {"later": [1.0, 3.0]}).items()}
+    for bare, when, expected in (
+        ("bare", "later", 20 / 18),
+        ("bare", "start", 20 / 24),
+        ("bare_kept", "later", 12 / 18),
+    ):
+        found = share(row, times, bare, when, 18)
+        assert found.value == pytest.approx(expected)
+        assert found.ours / found.theirs == pytest.approx(expected)
+        assert found.low <= found.value <= found.high
+    once = {name: of[:1] for name, of in times.items()}
+    assert share(row, once, "bare", "later", 18).low is None
 
 
 def test_the_command_writes_both_files(

@@ -12,7 +12,7 @@ from neurolab.errors import AtlasError
 
 EXEMPLARS = 20  # of a unit, whose embeddings are averaged
 _IMAGES_AT_ONCE = 4096
-_UNITS_AT_ONCE = 256
+_UNITS_AT_ONCE = 2048
 
 
 class EmbeddingsFile:
@@ -61,9 +61,11 @@ class EmbeddingsFile:
 def unit_norm(rows: NDArray[np.floating]) -> NDArray[np.float32]:
     """Rows [..., dim] at length 1; zeros for those that are zero or not finite."""
     wide = np.asarray(rows, np.float32)
-    wide = np.where(np.isfinite(wide).all(axis=-1, keepdims=True), wide, np.float32(0))
-    length = np.sqrt(np.sum(wide.astype(np.float64) ** 2, axis=-1, keepdims=True))
-    return (wide / np.where(length > 0, length, 1)).astype(np.float32)
+    # In float64 the squares of finite float32 numbers cannot overflow.
+    length = np.sqrt(np.einsum("...d,...d->...", wide, wide, dtype=np.float64))[..., None]
+    known = np.isfinite(length) & (length > 0)
+    inverse = (1 / np.where(known, length, 1)).astype(np.float32)
+    return np.where(known, wide * inverse, np.float32(0))
 
 
 def mean_direction(embeddings: NDArray[np.float16]) -> NDArray[np.float32]:
@@ -91,8 +93,13 @@ def unit_embeddings(
         return result
     for start in range(0, len(images), _UNITS_AT_ONCE):
         some = images[start : start + _UNITS_AT_ONCE, :EXEMPLARS]
-        directions = unit_norm(embeddings[np.maximum(some, 0)])
-        known = (some >= 0) & directions.any(axis=2)
-        apart = unit_norm(directions - center) * known[:, :, None]
-        result[start : start + _UNITS_AT_ONCE] = unit_norm(apart.sum(axis=1))
+        # An image is an exemplar of many units, and told apart from the others once.
+        shown, place = np.unique(some, return_inverse=True)
+        directions = unit_norm(embeddings[np.maximum(shown, 0)])
+        known = (shown >= 0) & directions.any(axis=1)
+        apart = unit_norm(directions - center) * known[:, None]
+        total = np.zeros((len(some), embeddings.shape[1]), np.float32)
+        for rank in place.reshape(some.shape).T:
+            total += apart[rank]
+        result[start : start + _UNITS_AT_ONCE] = unit_norm(total)
     return result

@@ -59,11 +59,15 @@ class TarSource(Source):
 
     def shards(self) -> list[Shard]:
         if self._shards is None:
-            found = [(name, self._index(name)) for name in self.files]
-            if not any(index.keys for _, index in found):
-                reason = found[0][1].broken or "it has no members"
-                raise SourceError(f"{self.location} has no samples: {reason}")
-            self._shards = [Shard(name, len(index)) for name, index in found]
+            found, samples, reasons = [], 0, []
+            for name in self.files:
+                index = self._index(name)  # not held: an index has hundreds of bytes for each record
+                found.append(Shard(name, len(index)))
+                samples += len(index.keys)
+                reasons.append(index.broken or "it has no members")
+            if not samples:
+                raise SourceError(f"{self.location} has no samples: {reasons[0]}")
+            self._shards = found
         return list(self._shards)
 
     def read(self, shard: Shard, start: int = 0, stop: int | None = None) -> Iterator[Record]:

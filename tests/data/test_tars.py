@@ -6,8 +6,10 @@ import http.server
 import json
 import shutil
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import webdataset
@@ -15,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import neurolab.data.streams
+import neurolab.data.tars
 from neurolab.data.sources import Record, Source, Unreadable, open_source
 from neurolab.data.streams import StreamBroken, TarStreamSource
 from neurolab.data.tarfiles import shard_names
-from neurolab.data.tars import TarSource
+from neurolab.data.tars import INDEXES_KEPT, TarIndex, TarSource, read_index
 from neurolab.errors import BadImageError, SourceError
 from tests.data.making import encoded, samples, write_tar
 
@@ -298,3 +301,23 @@ def test_flickr8k(neurolab_data: Path) -> None:
 def test_unreadable_places_raise_bad_image_errors() -> None:
     with pytest.raises(BadImageError, match="why"):
         Unreadable("why")()
+
+
+def test_few_indexes_are_held_however_many_shards_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 30 shards no more than those that are kept on purpose, and the one in hand."""
+    made: list[weakref.ref[TarIndex]] = []
+    alive: list[int] = []
+
+    def noting(stream: Any, path: Path) -> TarIndex:
+        index = read_index(stream, path)
+        made.append(weakref.ref(index))
+        alive.append(sum(one() is not None for one in made))
+        return index
+
+    monkeypatch.setattr(neurolab.data.tars, "read_index", noting)
+    shards = [write_tar(tmp_path / f"{i:02d}.tar", samples(2)) for i in range(30)]
+    source = TarSource(shards)
+    assert len(source) == 60 and len(made) == 30
+    assert max(alive) <= INDEXES_KEPT + 2

@@ -102,12 +102,23 @@ def mine_on_ray(
     of neurolab's own errors is raised here.
     """
     ray = require_ray()
-    _start(ray, cluster.address)
+    with _connected(ray, cluster.address):
+        yield from _mine(ray, cluster.actors, forward, task, settings, state)
+
+
+def _mine(
+    ray: Any,
+    actors: int | None,
+    forward: Forward,
+    task: Task,
+    settings: Mapping[str, Any],
+    state: MiningState,
+) -> Iterator[Part]:
     needs = {
         "num_cpus": settings["threads"] + task.workers,
         "num_gpus": 1 if settings["device"] == "cuda" else 0,
     }
-    actors = _room(ray, needs, cluster.actors)
+    count = _room(ray, needs, actors)
     order = Order(
         model=ray.put(replace(_on_cpu(forward.model), tokenizer=None)),
         sites=tuple(site.name for site in forward.sites),
@@ -120,7 +131,7 @@ def mine_on_ray(
     shards = task.source.shards()
 
     def run(chosen: Sequence[Span], edges: Edges | None) -> Iterator[Part]:
-        pool = ray.data.ActorPoolStrategy(size=min(actors, len(chosen)))
+        pool = ray.data.ActorPoolStrategy(size=min(count, len(chosen)))
         told = {"order": replace(order, spans=tuple(chosen), edges=edges)}
         with _ordered(ray):
             numbers = ray.data.range(len(chosen), override_num_blocks=len(chosen))
@@ -149,9 +160,17 @@ def _first(shards: Sequence[Shard], state: MiningState, task: Task) -> list[Span
     return chosen
 
 
-def _start(ray: Any, address: str | None) -> None:
-    if not ray.is_initialized():
-        ray.init(address=address, log_to_driver=False, configure_logging=False, include_dashboard=False)
+@contextmanager
+def _connected(ray: Any, address: str | None) -> Iterator[None]:
+    """Inside, Ray runs; a connection or cluster that was not there before ends with the block."""
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(address=address, log_to_driver=False, configure_logging=False, include_dashboard=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _on_cpu(model: Model) -> Model:

@@ -54,9 +54,18 @@ def two_nodes() -> Iterator[Any]:
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     nodes.add_node(num_cpus=1)
+    ray.init(nodes.address, log_to_driver=False)
     yield nodes
     ray.shutdown()
     nodes.shutdown()
+
+
+def test_a_cluster_of_its_own_ends_with_the_build(tmp_path: Path) -> None:
+    assert not ray.is_initialized()
+    small_build(tmp_path / "one")
+    small_build(tmp_path / "local", cluster=Cluster("local"))
+    assert not ray.is_initialized()
+    assert digests(tmp_path / "local") == digests(tmp_path / "one")
 
 
 def test_an_actor_dies_and_the_files_are_those_of_one_process(tmp_path: Path, two_nodes: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,18 +11,10 @@ from numpy.typing import NDArray
 from neurolab.atlas.reductions import Reduced
 from neurolab.data.items import Batch, Item
 from neurolab.mining.checkpoint import MiningState, fresh_state
-from neurolab.mining.miner import mine
 from neurolab.mining.remembered import Kept
 from neurolab.models.sites import Site
 
-# What `mine` keeps of every unit unless told otherwise.
-KEPT = Kept.of(
-    {
-        name: parameter.default
-        for name, parameter in inspect.signature(mine).parameters.items()
-        if isinstance(parameter.default, int)
-    }
-)
+KEPT = Kept()
 SETTLING = 3  # batches until the network asks for no new memory
 
 

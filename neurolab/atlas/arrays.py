@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from neurolab.atlas.image_table import ImageRow
 from neurolab.atlas.pictures import PictureRow
 from neurolab.atlas.writing import read_npz, write_npz
 from neurolab.errors import AtlasError
@@ -155,6 +156,25 @@ class Exemplar:
     labels: dict[str, str]
     width: int  # of the original image, pixels
     height: int
+
+    @classmethod
+    def of(cls, image: ImageRow, value: float, position: int, grid: tuple[int, int] | None) -> Exemplar:
+        """An image of the atlas, with the activation and its place in a map of this grid, -1 for none."""
+        placed = grid is not None and position >= 0
+        row, column = divmod(position, grid[1]) if grid is not None and placed else (None, None)
+        return cls(
+            image=image.index,
+            key=image.key,
+            value=value,
+            position=position,
+            row=row,
+            column=column,
+            grid=grid,
+            captions=image.captions,
+            labels=image.labels,
+            width=image.width,
+            height=image.height,
+        )
 
     def box(self) -> Box | None:
         """The map cell as (x0, y0, x1, y1) in fractions of what the model saw; None without a place.

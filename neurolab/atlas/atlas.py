@@ -206,31 +206,12 @@ class Atlas:
         values = site.values[index][chosen].tolist()
         positions = site.position[index][chosen].tolist()
         rows = self._images.rows(site.images[index][chosen])
-        exemplars = []
-        for image, value, position in zip(rows, values, positions, strict=True):
-            row, column = _place(position, site.grid)
-            exemplars.append(
-                Exemplar(
-                    image=image.index,
-                    key=image.key,
-                    value=value,
-                    position=position,
-                    row=row,
-                    column=column,
-                    grid=site.grid,
-                    captions=image.captions,
-                    labels=image.labels,
-                    width=image.width,
-                    height=image.height,
-                )
-            )
-        return exemplars
+        return [
+            Exemplar.of(image, value, position, site.grid)
+            for image, value, position in zip(rows, values, positions, strict=True)
+        ]
 
 
 def open_atlas(path: str | Path) -> Atlas:
     """Open the atlas in a folder; see `Atlas.open`."""
     return Atlas.open(path)
-
-
-def _place(position: int, grid: tuple[int, int] | None) -> tuple[int, int] | tuple[None, None]:
-    return divmod(position, grid[1]) if grid is not None and position >= 0 else (None, None)

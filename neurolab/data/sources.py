@@ -83,12 +83,18 @@ class Source(ABC):
     def content_hash(self) -> str:
         """SHA-256 (hex) of what the source holds; the same wherever it lies. May read everything once."""
 
-    def __len__(self) -> int:
-        """The number of records, bad images included; TypeError where it is not known without reading."""
+    def size(self) -> int | None:
+        """The number of records, bad images included; None where it is not known without reading."""
         sizes = [shard.size for shard in self.shards()]
-        if any(size is None for size in sizes):
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else None
+
+    def __len__(self) -> int:
+        """The same; TypeError where it is not known."""
+        size = self.size()
+        if size is None:
             raise TypeError(f"the length of {self.location} is not known before it is read (a stream)")
-        return sum(size for size in sizes if size is not None)
+        return size
 
     def __bool__(self) -> bool:
         # Without this, truth would ask for a length, which a stream does not have.
@@ -101,11 +107,8 @@ class Source(ABC):
 
     def describe(self) -> dict[str, Any]:
         """kind, location, hash and size (None for a stream): what an atlas says about its source."""
-        try:
-            size: int | None = len(self)
-        except TypeError:
-            size = None
-        return {"kind": self.kind, "location": self.location, "hash": self.content_hash(), "size": size}
+        about = {"kind": self.kind, "location": self.location, "hash": self.content_hash()}
+        return about | {"size": self.size()}
 
     def limit(self, count: int) -> Source:
         """The first ``count`` records of this source, as a source."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -61,26 +61,27 @@ def plan(
 ) -> Plan:
     """What `mine` with these settings will take. The first `probe` batches are mined for it, one more before
     them, and nothing is written. SourceError where these hold no readable image."""
-    kept, opened = kept or Kept(bottom=9, bucket_images=16), open_source(source)
+    kept, opened = kept or Kept(), open_source(source)
     chosen = find_sites(model, sites, reduction)
     transform = ImageTransform(model.image_size, model.resize_mode, model.interpolation, thumbnail)
     workers = default_workers() if workers is None else workers
     forward = Forward(model, chosen, reduction, precision)
-    state = fresh_state(chosen, replace(kept, concepts=0))
+    state = fresh_state(chosen, kept)
     batches = load_batches(opened, transform, batch_size=batch_size, workers=workers)
     row_bytes: list[int] = []
     with forward, closing(batches):  # type: ignore[type-var]
-        started, before = time.perf_counter(), 0
-        for number, batch in enumerate(islice(batches, probe + 1)):
+        clock = [(time.perf_counter(), 0)]  # and how many records were done
+        for batch in islice(batches, probe + 1):
             reduced, _ = forward(batch) if batch.items else ({}, None)
             state.take(batch, reduced)
             row_bytes += [_row_bytes(item) for item in batch.items]
-            if number == 0 and batch.records == batch_size:  # it warms up, unless there is no other
-                started, before = time.perf_counter(), state.records
-        rate = (state.records - before or float("nan")) / (time.perf_counter() - started)
+            clock.append((time.perf_counter(), state.records))
     if not row_bytes:
         raise SourceError(f"the first images of {opened.location} cannot be read: nothing to plan by")
-    images, units = _length(opened), sum(site.units for site in chosen)
+    # The first batch warms up, unless there is no other.
+    (began, before), (ended, done) = clock[min(1, len(clock) - 2)], clock[-1]
+    rate = (done - before) / (ended - began)
+    images, units = opened.size(), sum(site.units for site in chosen)
     embedding = 2 * (forward.embedding_dim or 0)
     in_memory, on_disk = bytes_per_unit(kept)
     image_bytes = float(np.mean(row_bytes)) + embedding
@@ -99,10 +100,3 @@ def plan(
 def _row_bytes(item: Item) -> int:
     """Of an image's row in the atlas, without its embedding."""
     return len(item.thumbnail) + sum(len(text) for text in (item.key, *item.captions, *item.labels.values()))
-
-
-def _length(source: Source) -> int | None:
-    try:
-        return len(source)
-    except TypeError:
-        return None

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from neurolab.atlas import Atlas
 from neurolab.atlas.arrays import Exemplar
-from neurolab.atlas.image_table import ImageRow
 from neurolab.atlas.reductions import Reduced, reduce_map
 from neurolab.data.decode import ImageTransform
 from neurolab.data.in_memory import InMemorySource
@@ -122,26 +121,9 @@ class Ranking:
         found = atlas.images([atlas.image_index(key) for key in keys])
         values, positions = self.values[row, taken].tolist(), self.position[row, taken].tolist()
         return [
-            self._exemplar(image, value, position)
+            Exemplar.of(image, value, position, self.grid)
             for image, value, position in zip(found, values, positions, strict=True)
         ]
-
-    def _exemplar(self, image: ImageRow, value: float, position: int) -> Exemplar:
-        placed = self.grid is not None and position >= 0
-        row, column = divmod(position, self.grid[1]) if self.grid and placed else (None, None)
-        return Exemplar(
-            image=image.index,
-            key=image.key,
-            value=value,
-            position=position,
-            row=row,
-            column=column,
-            grid=self.grid,
-            captions=image.captions,
-            labels=image.labels,
-            width=image.width,
-            height=image.height,
-        )
 
 
 def rank_by_relevance(
@@ -171,7 +153,7 @@ def rank_by_relevance(
         raise UnknownSiteError(f"{site} has units 0 to {where.units - 1}, not {chosen.tolist()[:8]}")
     source, best = _source(images), _Best(len(chosen), k)
     transform = ImageTransform(model.image_size, model.resize_mode, model.interpolation, thumbnail=None)
-    with reporting(progress, f"Relevance of {site} to {target}", _size(source), 0) as reporter:
+    with reporting(progress, f"Relevance of {site} to {target}", source.size(), 0) as reporter:
         for batch in load_batches(source, transform, batch_size=batch_size, workers=workers):
             if batch.items:
                 pixels = torch.from_numpy(batch.images).to(model.device).permute(0, 3, 1, 2).float() / 255
@@ -223,11 +205,3 @@ def _source(images: Images) -> Source:
         return open_source(images)
     pictures = [image for image in images if isinstance(image, Image.Image)]
     return InMemorySource(pictures) if len(pictures) == len(images) else open_source(images)  # type: ignore[arg-type]
-
-
-def _size(source: Source) -> int | None:
-    """How many records a source has; None where only reading it would tell."""
-    try:
-        return len(source)
-    except TypeError:
-        return None

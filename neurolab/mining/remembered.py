@@ -30,9 +30,9 @@ class Kept:
     k: int = 100
     bins: int = 64
     sample: int = SAMPLE
-    bottom: int = 0
+    bottom: int = 9
     buckets: int = 16
-    bucket_images: int = 0
+    bucket_images: int = 16
     concepts: int = 0
     coactivation: int = 0
 
@@ -50,8 +50,8 @@ class Kept:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Kept:
-        """As a build's settings have it; what older builds do not name was not kept."""
-        return cls(**{name: int(settings[name]) for name in cls.__dataclass_fields__ if name in settings})
+        """As a build's settings have it."""
+        return cls(**{name: int(settings[name]) for name in cls.__dataclass_fields__})
 
 
 @dataclass

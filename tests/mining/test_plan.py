@@ -80,6 +80,13 @@ def test_the_length_of_a_stream_is_not_known() -> None:
     assert found.images_per_second > 0
 
 
+@pytest.mark.parametrize("images", [8, 9, 16, 5])
+def test_a_source_of_few_batches_has_a_rate_too(images: int) -> None:
+    found = plan(small_model(), NoiseSource().limit(images), ["0"], batch_size=8, workers=0)
+    assert found.images == images and 0 < found.images_per_second < np.inf
+    assert found.seconds == pytest.approx(images / found.images_per_second)
+
+
 def test_a_source_without_images_cannot_be_planned_by() -> None:
     with pytest.raises(SourceError, match="the first images of noise cannot be read"):
         plan(small_model(), Rotten(), ["0"], workers=0)
@@ -87,5 +94,5 @@ def test_a_source_without_images_cannot_be_planned_by() -> None:
 
 def test_bytes_grow_with_what_is_kept() -> None:
     memory, disk = bytes_per_unit(Kept())
-    for more in (Kept(bottom=9), Kept(bucket_images=4), Kept(coactivation=64), Kept(k=200), Kept(bins=128)):
+    for more in (Kept(bottom=90), Kept(bucket_images=32), Kept(coactivation=64), Kept(k=200), Kept(bins=128)):
         assert bytes_per_unit(more)[0] > memory and bytes_per_unit(more)[1] > disk

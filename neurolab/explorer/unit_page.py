@@ -159,28 +159,21 @@ def _in_sd(value: float, sd: float) -> str:
 
 
 def _alike(lab: Lab, site: str, unit: Unit) -> str:
-    way = next(way for way, there in likenesses(lab, site).items() if there)
+    arrays = lab.atlas.site(site)
+    way = next(
+        (way for way in ("coactivation", "embedding") if getattr(arrays, way) is not None), "exemplars"
+    )
     head = shell.heading("Similar units", ALIKE[way])
     try:
         found = similar_units(lab.atlas, unit.name, way, top=8)
     except AtlasError as error:  # such a unit has nothing to be compared by
         return f'{head}<p class="nl-dim">{esc(error)}</p>'
-    own, cards = lab.atlas.site(site).name, []
+    cards = []
     for hit in found:
         name, _, index = hit.unit.rpartition("/")
-        where = "" if name == own else f"{lab.short(name)} · "
+        where = "" if name == arrays.name else f"{lab.short(name)} · "
         cards.append(unit_card(lab, lab.short(name), int(index), f"{where}{hit.score:.2f}"))
     return head + grid(cards, "nl-cards four")
-
-
-def likenesses(lab: Lab, site: str) -> dict[str, bool]:
-    """The ways to compare units, the most telling first, and whether the atlas has what they need."""
-    arrays = lab.atlas.site(site)
-    return {
-        "coactivation": arrays.coactivation is not None,
-        "embedding": arrays.embedding is not None,
-        "exemplars": True,
-    }
 
 
 def _labels(lab: Lab, unit: Unit) -> None:

@@ -10,9 +10,9 @@ import pytest
 from neurolab.analysis.holding import units_of_image
 from neurolab.atlas import Atlas
 from neurolab.errors import AtlasError
-from neurolab.featurevis.scores.formulas import activation_percentile
 from neurolab.models.zoo import Model
 from tests.analysis.test_search import SITES, build
+from tests.atlas.making import percentile_by_interp
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_the_units_of_an_image_of_the_atlas(atlas: Atlas, site: str | list[str] 
         unit = atlas.unit(name)
         for rank, exemplar in enumerate(unit.exemplars, start=1):
             value, distribution = exemplar.value, (unit.histogram, unit.edges, unit.min, unit.max)
-            percentile = activation_percentile(value, *distribution)
+            percentile = percentile_by_interp(value, *distribution)
             row = (name, (value - unit.mean) / unit.sd, value, percentile, rank)
             expected[exemplar.image].append(row)
     for image, rows in expected.items():

@@ -121,3 +121,13 @@ def make_atlas(out: Path, images: int = 32) -> Atlas:
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def percentile_by_interp(
+    activation: float, histogram: np.ndarray, edges: np.ndarray, low: float, high: float
+) -> float:
+    """NumPy's interpolation of one unit's cumulated histogram between its extremes, 0 to 100."""
+    if not low < activation < high:
+        return 100.0 if activation >= high else 0.0
+    below = np.concatenate([[0], np.cumsum(histogram)])
+    return float(100 * np.interp(activation, np.clip(edges, low, high), below) / below[-1])

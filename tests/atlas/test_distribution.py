@@ -1,18 +1,21 @@
-"""What is read off a histogram, against counting, numerical integration and the score that exists for it."""
+"""What is read off a histogram, against counting, SciPy, numerical integration and NumPy's interpolation."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
+from scipy.stats import percentileofscore
 
 from neurolab.atlas import Atlas
 from neurolab.atlas.arrays import SiteArrays
 from neurolab.atlas.distribution import selectivity, share_below, skewness, z_scores
-from neurolab.featurevis.scores.formulas import activation_percentile
-from tests.atlas.making import MAP_SITE
+from tests.atlas.making import MAP_SITE, percentile_by_interp
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def test_share_below_is_the_percentile_of_each_unit_for_itself(site: SiteArrays)
     for value in values:
         units = np.array([4, 0, 0, 5])
         expected = [
-            activation_percentile(value, found.histogram[u], found.edges[u], found.min[u], found.max[u]) / 100
+            percentile_by_interp(value, found.histogram[u], found.edges[u], found.min[u], found.max[u]) / 100
             for u in units
         ]
         np.testing.assert_allclose(share_below(found, value, units), expected, atol=1e-12)
@@ -117,3 +120,48 @@ def test_selectivity_is_the_mean_z_of_the_strongest(site: SiteArrays) -> None:
         known = [value for value in site.values[unit, :3].tolist() if np.isfinite(value)]
         expected = (np.mean(known) - site.mean[unit]) / site.sd[unit]
         assert selectivity(site, exemplars=3)[unit] == pytest.approx(expected, rel=1e-12)
+
+
+VALUES = np.random.default_rng(0).normal(-1, 2, 4000)
+COUNTS, EDGES = np.histogram(VALUES, 400)
+
+
+def percentile(
+    activation: float,
+    edges: np.ndarray = EDGES,
+    counts: np.ndarray = COUNTS,
+    ends: tuple[float, float] = (VALUES.min(), VALUES.max()),
+) -> float:
+    low, high = np.array(ends)[:, None]
+    unit = SimpleNamespace(min=low, max=high, edges=edges[None], histogram=counts[None])
+    return float(100 * share_below(unit, activation, np.array([0]))[0])  # type: ignore[arg-type]
+
+
+@given(st.floats(VALUES.min(), VALUES.max()))
+def test_the_percentile_is_that_of_the_values_up_to_a_bin(activation: float) -> None:
+    place = min(np.searchsorted(EDGES, activation, "right") - 1, 399)
+    assert percentile(activation) == pytest.approx(
+        percentileofscore(VALUES, activation), abs=100 * COUNTS[max(place, 0)] / 4000 + 1e-9
+    )
+
+
+@given(st.floats(-20, 20), st.floats(-20, 20))
+def test_the_percentile_rises_with_the_activation(first: float, second: float) -> None:
+    low, high = sorted((first, second))
+    assert 0 <= percentile(low) <= percentile(high) <= 100
+
+
+def test_the_percentile_is_exact_at_the_extremes() -> None:
+    wider = np.linspace(VALUES.min() - 3, VALUES.max() + 3, 21)  # the miner's bins may go further
+    counts = np.histogram(VALUES, wider)[0]
+    low, high = VALUES.min(), VALUES.max()
+    assert [percentile(x, wider, counts) for x in (low, low - 1, high, high + 1)] == [0, 0, 100, 100]
+    just_below = percentile(high - 1e-9, wider, counts)
+    assert just_below == pytest.approx(100, abs=1e-6)
+    assert np.interp(high, wider, [0, *np.cumsum(counts)]) / 40 < 100  # what the bins alone would say
+
+
+def test_within_a_bin_the_percentile_is_linear() -> None:
+    histogram, edges = np.array([10, 30]), np.array([0.0, 1.0, 3.0])
+    found = [percentile(x, edges, histogram, (0.0, 3.0)) for x in (0.5, 1, 2)]
+    assert found == pytest.approx([12.5, 25, 62.5])

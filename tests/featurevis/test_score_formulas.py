@@ -10,7 +10,6 @@ from scipy.stats import percentileofscore
 
 from neurolab.featurevis.scores.formulas import (
     AtSite,
-    activation_percentile,
     from_center,
     over_natural_max,
     path_similarity,
@@ -19,43 +18,6 @@ from neurolab.featurevis.scores.formulas import (
     share_beaten,
     transfer,
 )
-
-VALUES = np.random.default_rng(0).normal(-1, 2, 4000)
-COUNTS, EDGES = np.histogram(VALUES, 400)
-
-
-def percentile(activation: float, edges: np.ndarray = EDGES, counts: np.ndarray = COUNTS) -> float:
-    return activation_percentile(activation, counts, edges, VALUES.min(), VALUES.max())
-
-
-@given(st.floats(VALUES.min(), VALUES.max()))
-def test_the_percentile_is_that_of_the_values_up_to_a_bin(activation: float) -> None:
-    place = min(np.searchsorted(EDGES, activation, "right") - 1, 399)
-    assert percentile(activation) == pytest.approx(
-        percentileofscore(VALUES, activation), abs=100 * COUNTS[max(place, 0)] / 4000 + 1e-9
-    )
-
-
-@given(st.floats(-20, 20), st.floats(-20, 20))
-def test_the_percentile_rises_with_the_activation(first: float, second: float) -> None:
-    low, high = sorted((first, second))
-    assert 0 <= percentile(low) <= percentile(high) <= 100
-
-
-def test_the_percentile_is_exact_at_the_extremes() -> None:
-    wider = np.linspace(VALUES.min() - 3, VALUES.max() + 3, 21)  # the miner's bins may go further
-    counts = np.histogram(VALUES, wider)[0]
-    low, high = VALUES.min(), VALUES.max()
-    assert [percentile(x, wider, counts) for x in (low, low - 1, high, high + 1)] == [0, 0, 100, 100]
-    just_below = percentile(high - 1e-9, wider, counts)
-    assert just_below == pytest.approx(100, abs=1e-6)
-    assert np.interp(high, wider, [0, *np.cumsum(counts)]) / 40 < 100  # what the bins alone would say
-
-
-def test_within_a_bin_the_percentile_is_linear() -> None:
-    histogram, edges = np.array([10, 30]), np.array([0.0, 1.0, 3.0])
-    found = [activation_percentile(x, histogram, edges, 0.0, 3.0) for x in (0.5, 1, 2)]
-    assert found == pytest.approx([12.5, 25, 62.5])
 
 
 def test_strength_is_not_fooled_by_negative_activations() -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from neurolab.atlas import Atlas
 from neurolab.atlas.arrays import SiteArrays
+from neurolab.atlas.distribution import share_below
 from neurolab.featurevis.scores import formulas
 from neurolab.featurevis.scores.heldout import Advance, view_activations
 from neurolab.featurevis.scores.judges import (
@@ -49,11 +50,9 @@ def responses(
 
 def excitement(site: SiteArrays, unit: int, activations: NDArray[np.float64]) -> dict[str, float | None]:
     """The scores of the response: activations [units] of all the site's units to a picture of one."""
-    value, low, high = (float(x) for x in (activations[unit], site.min[unit], site.max[unit]))
+    value, high = float(activations[unit]), float(site.max[unit])
     return {
-        "activation_percentile": formulas.activation_percentile(
-            value, site.histogram[unit], site.edges[unit], low, high
-        ),
+        "activation_percentile": float(100 * share_below(site, value, np.array([unit]))[0]),
         "over_natural_max": formulas.over_natural_max(value, float(site.mean[unit]), high),
         "selectivity": formulas.selectivity(activations, unit, site.mean, site.sd),
     }

@@ -13,25 +13,6 @@ from neurolab.atlas.embeddings import unit_norm
 LEAST_LIKENESS = 0.05  # of exemplars among themselves above random images; below, nothing can be compared
 
 
-def activation_percentile(
-    activation: float, histogram: NDArray[np.int64], edges: NDArray[np.float64], low: float, high: float
-) -> float:
-    """The percentage of natural images whose activation lies below this one, 0 to 100.
-
-    histogram [bins], edges [bins + 1]: of the natural activations; low, high: their minimum and maximum.
-    Within a bin its images are taken as evenly spread; at and below the minimum it is exactly 0, at and above
-    the maximum 100.
-    """
-    if activation >= high:
-        return 100.0
-    if activation <= low:
-        return 0.0
-    # Beyond the extremes there is no image, though the outermost bins may go further.
-    places = np.clip(edges, low, high)
-    below = np.concatenate([[0], np.cumsum(histogram)])
-    return float(100 * np.interp(activation, places, below) / below[-1])
-
-
 def over_natural_max(activation: float, mean: float, high: float) -> float | None:
     """(activation - natural mean) / (natural maximum - natural mean): 1 is as strong as the strongest image.
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import neurolab
@@ -138,3 +140,14 @@ def test_an_error_is_one_message_and_exit_code_1(
     assert stopped.value.code == 1
     message = capsys.readouterr().err
     assert "no/such/atlas" in message and "Traceback" not in message
+
+
+def test_what_is_not_asked_for_is_what_the_library_does() -> None:
+    """The options say their defaults themselves: reading them from `mine` would import torch for --help."""
+    signature = inspect.signature(neurolab.mine).parameters
+    names = {"top": "k", "drawn": "bucket_images"}
+    same = ("top", "bottom", "drawn", "coactivation", "reduction", "batch_size", "precision")
+    for command in ("build", "plan"):
+        options = {option.name: option for option in get_command(app).commands[command].params}  # type: ignore[attr-defined]
+        for option in same:
+            assert options[option].default == signature[names.get(option, option)].default, option

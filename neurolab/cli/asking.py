@@ -13,8 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from neurolab.cli.options import (
-    ATLAS_MODEL_HELP,
     AsJson,
+    AtlasFolder,
+    AtlasModel,
     Device,
     Pretrained,
     Weights,
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from neurolab.analysis.hits import Hit
     from neurolab.atlas import Atlas
 
-AtlasFolder = Annotated[Path, typer.Argument(help="The atlas's folder.")]
-AtlasModel = Annotated[str | None, typer.Option("--model", help=ATLAS_MODEL_HELP)]
 Sites = Annotated[
     list[str] | None, typer.Option("--site", help="Only units of this site; may be repeated. Default: all.")
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from neurolab.cli.options import (
     AsJson,
+    AtlasFolder,
     ModelName,
     Pretrained,
     Weights,
@@ -56,7 +56,7 @@ def sites(
 
 @app.command()
 def info(
-    atlas: Annotated[Path, typer.Argument(help="The atlas's folder.")],
+    atlas: AtlasFolder,
     as_json: AsJson = False,
 ) -> None:
     """Say what an atlas holds: model, weights hash, source hash, images, units, exemplars, pictures."""
@@ -71,7 +71,7 @@ def info(
 
 @app.command()
 def check(
-    atlas: Annotated[Path, typer.Argument(help="The atlas's folder.")],
+    atlas: AtlasFolder,
     as_json: AsJson = False,
 ) -> None:
     """Read an atlas from end to end and say what is damaged, missing or foreign in it; exit code 1 if so."""
@@ -113,7 +113,7 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 @app.command()
 def explore(
-    atlas: Annotated[Path, typer.Argument(help="The atlas's folder.")],
+    atlas: AtlasFolder,
     port: Annotated[int | None, typer.Option(help="Port of the web server.")] = None,
     headless: Annotated[bool, typer.Option(help="Do not open a browser.")] = False,
     weights: Weights = None,

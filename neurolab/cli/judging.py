@@ -11,9 +11,10 @@ import typer
 from rich.table import Table
 
 from neurolab.cli.options import (
-    ATLAS_MODEL_HELP,
     MODEL_HELP,
     AsJson,
+    AtlasFolder,
+    AtlasModel,
     Device,
     Pretrained,
     Weights,
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 @app.command()
 def score(
-    atlas: Annotated[Path, typer.Argument(help="The atlas's folder.")],
-    model: Annotated[str | None, typer.Option(help=ATLAS_MODEL_HELP)] = None,
+    atlas: AtlasFolder,
+    model: AtlasModel = None,
     weights: Weights = None,
     pretrained: Pretrained = None,
     second: Annotated[
@@ -106,7 +107,7 @@ def scores_table(scores: Mapping[str, Mapping[str, Measure]]) -> Table:
 
 @app.command()
 def sheet(
-    atlas: Annotated[Path, typer.Argument(help="The atlas's folder.")],
+    atlas: AtlasFolder,
     out: Annotated[Path, typer.Option(help="The image to write: png, jpg or webp.")] = Path("sheet.png"),
     site: Annotated[
         str | None, typer.Option(help="By its short or full name. Default: the deepest with pictures.")

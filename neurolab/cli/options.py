@@ -33,6 +33,8 @@ Weights = Annotated[
 ]
 Pretrained = Annotated[str | None, typer.Option(help='A tag of the model hub, as "openai".')]
 Device = Annotated[str, typer.Option(help='Where to compute: "cpu", "cuda", "cuda:1", "mps".')]
+AtlasFolder = Annotated[Path, typer.Argument(help="The atlas's folder.")]
+AtlasModel = Annotated[str | None, typer.Option("--model", help=ATLAS_MODEL_HELP)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

@@ -146,13 +146,22 @@ def _mask(attn_mask: Tensor | None, padding: Tensor | None, heads: int, dtype: t
 
 
 def _pool_heads(module: Any, maps: Tensor) -> Tensor:
+    """There is one query, so no token is projected: with W_k and W_v of a head,
+
+    q . (W_k x + b_k) = (W_k^T q) . x + const., and sum_t a_t (W_v x_t + b_v) = W_v (sum_t a_t x_t) + b_v.
+
+    For CLIP's RN50 that is a twentieth of the work, which else is 7 % of the whole network's.
+    """
     tokens = maps.flatten(2).transpose(1, 2)
     tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], 1)
     tokens = tokens + module.positional_embedding.to(tokens.dtype)
     # The layers' weights are used, as by the module itself: calling them would set off hooks.
-    layers = (module.q_proj, module.k_proj, module.v_proj)
-    q, k, v = (
-        F.linear(x, layer.weight, layer.bias)
-        for x, layer in zip((tokens[:, :1], tokens, tokens), layers, strict=True)
+    query = F.linear(tokens[:, 0], module.q_proj.weight, module.q_proj.bias)
+    queries = query.unflatten(1, (module.num_heads, -1))  # [batch, heads, head_dim]
+    keys, values = (  # [heads, head_dim, D]
+        layer.weight.unflatten(0, (module.num_heads, -1)) for layer in (module.k_proj, module.v_proj)
     )
-    return _attend(q, k, v, module.num_heads, None)
+    scores = torch.einsum("bhd,hde->bhe", queries, keys) @ tokens.transpose(1, 2)
+    attention = (scores / queries.shape[-1] ** 0.5).softmax(-1)  # [batch, heads, tokens]
+    heads = torch.einsum("bhe,hde->bhd", attention @ tokens, values).flatten(1)
+    return (heads if module.v_proj.bias is None else heads + module.v_proj.bias)[:, None]

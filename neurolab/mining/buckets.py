@@ -16,7 +16,7 @@ _HASH_BITS = 59  # so that a bucket's number fits above a hash
 EMPTY = np.uint64(2**_HASH_BITS - 1)  # the hash of a place without an image: larger than any image's
 _FINEST = 40  # a bucket is at least 2**-40 of the largest value wide, so that its number is exact
 _UNSEEN = -(2**20)  # the exponent of a unit of which nothing was seen
-_UNITS_AT_ONCE = 1024
+_UNITS_AT_ONCE = 2048
 
 
 def draw_hashes(keys: Sequence[str], seed: int = 0) -> Hashes:
@@ -113,7 +113,7 @@ class ActivationBuckets:
             its = finite & (concepts == concept)[:, None]
             counts[:, 1 + concept] += np.bincount(places[its], minlength=len(counts))
         admitted = finite & (hashes[:, None] < self._largest[some].reshape(-1)[places])
-        rows, units = np.nonzero(admitted)
+        rows, units = np.divmod(np.flatnonzero(admitted), admitted.shape[1])  # faster than numpy.nonzero
         self._admit(some, places[rows, units], hashes[rows], indices[rows], values[rows, units])
 
     def _admit(
@@ -147,6 +147,8 @@ class ActivationBuckets:
 
     def _widen(self, some: slice, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
         """Let the buckets of some units cover [low, high], too."""
+        if not ((low < self._low[some]) | (high > self._high[some])).any():
+            return
         before, lowest = self._exponent[some].copy(), self._low[some].copy()
         self._low[some] = np.minimum(lowest, low)
         self._high[some] = np.maximum(self._high[some], high)

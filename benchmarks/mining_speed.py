@@ -109,11 +109,11 @@ def by_units(units: int, warm: int, batches: int, size: int = 64) -> Seconds:
     """Seconds for each batch of taking in values of so many units, later in a pass; no network is run."""
     site = Site("units", "units", "linear", units, (), "vector")
     state = started([site], warm)
-    spread = Reduced(np.array([[-1.0], [1.0]], np.float32).repeat(units, axis=1), in_the_corner)
+    spread = in_the_corner(np.array([[-1.0], [1.0]], np.float32).repeat(units, axis=1))
     warm_up(state, {"units": spread}, warm)
     rng, seconds = np.random.default_rng(1), []
     for number in range(batches):
-        values = Reduced(rng.standard_normal((size, units), dtype=np.float32), in_the_corner)
+        values = in_the_corner(rng.standard_normal((size, units), dtype=np.float32))
         batch = no_pixels(number, warm + number * size, size)
         seconds.append(timed(state.take, batch, {"units": values}))
     return np.array(seconds)

@@ -33,12 +33,13 @@ def warm_up(state: MiningState, reduced: dict[str, Reduced], images: int, size: 
             site: mean + sd * rng.standard_normal((count, len(mean)), dtype=np.float32)
             for site, (mean, sd) in spreads.items()
         }
-        made = {site: Reduced(values.astype(np.float32), in_the_corner) for site, values in noise.items()}
+        made = {site: in_the_corner(values.astype(np.float32)) for site, values in noise.items()}
         state.take(no_pixels(number, start, count), made)
 
 
-def in_the_corner(rows: NDArray[np.int64], units: NDArray[np.int64]) -> NDArray[np.int32]:
-    return np.zeros(len(rows), np.int32)
+def in_the_corner(values: NDArray[np.float32]) -> Reduced:
+    """Values that are all from the first place of their map."""
+    return Reduced(values, np.zeros(values.shape, np.int32))
 
 
 def no_pixels(number: int, start: int, count: int) -> Batch:

@@ -175,7 +175,7 @@ def test_a_state_is_warmed_with_values_that_spread_as_those_seen(scripts: dict[s
     site = made.Site("units", "units", "linear", 3, (), "vector")
     state = made.started([site], 4000, Kept(k=3, bucket_images=2))
     spread = np.array([[0, 10, -1], [2, 14, -1]], np.float32)
-    made.warm_up(state, {"units": made.Reduced(spread, made.in_the_corner)}, 4000)
+    made.warm_up(state, {"units": made.in_the_corner(spread)}, 4000)
     seen = state.sites["units"].statistics()
     assert state.images == 4000 and (seen["count"] == 4000).all()
     np.testing.assert_allclose(seen["mean"], [1, 12, -1], atol=0.15)

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from neurolab.errors import AtlasError
 
 REDUCTIONS = ("max", "mean", "cls", "center")
-_GATHERED_AT_ONCE = 1 << 18  # numbers: small enough to stay in the processor's cache
-
-Finder = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int32]]
 
 
-@dataclass(frozen=True)
-class Reduced:
-    """`values` [n, units] float32, and `positions(rows, units)`: the places in the map of some of them.
+class Reduced(NamedTuple):
+    """`values` [n, units] float32, and their `positions` [n, units] int32: where in the map they are from.
 
     A position is the flat index (row by row) in the (height, width) grid of a map, or among the patch tokens;
-    -1 where a value is from no single place. Of equal maxima it is the first. It is found when asked for:
-    few values become exemplars, and to find every maximum's place costs several times the maximum.
+    -1 where a value is from no single place. Of equal maxima it is the first.
     """
 
     values: NDArray[np.float32]
-    positions: Finder
+    positions: NDArray[np.int32]
 
-    def all_positions(self) -> NDArray[np.int32]:
-        """The positions of all values, [n, units] int32."""
-        rows, units = (index.ravel() for index in np.indices(self.values.shape))
-        return self.positions(rows, units).reshape(self.values.shape)
+
+class OnDevice(NamedTuple):
+    """What `Reduced` holds, on the device that computes it: reading it would wait for the device."""
+
+    values: Tensor
+    positions: Tensor
+
+    def to_host(self) -> Reduced:
+        """The same in NumPy, once it is there."""
+        values, positions = self.values.to("cpu", torch.float32), self.positions.to("cpu", torch.int32)
+        return Reduced(values.contiguous().numpy(), positions.contiguous().numpy())
 
 
 def check_reduction(reduction: str, site: str, layout: str, prefix_tokens: int, shape: Sequence[int]) -> None:
@@ -46,14 +49,19 @@ def check_reduction(reduction: str, site: str, layout: str, prefix_tokens: int, 
         raise AtlasError(f"{site} has no patch tokens; choose the reduction 'cls'")
 
 
-def reduce_map(
+def reduce_map(activation: Tensor, reduction: str, **how: Any) -> Reduced:
+    """`reduce_on_device`, in NumPy."""
+    return reduce_on_device(activation, reduction, **how).to_host()
+
+
+def reduce_on_device(
     activation: Tensor,
     reduction: str,
     *,
     layout: str,
     prefix_tokens: int = 0,
     grid: tuple[int, int] | None = None,
-) -> Reduced:
+) -> OnDevice:
     """Reduce an activation map to one number per image and unit.
 
     activation: [n, units, height, width] for the layout `map`, [n, tokens, units] for `tokens`, [n, units]
@@ -66,51 +74,37 @@ def reduce_map(
     check_reduction(reduction, "the map", layout, prefix_tokens, ())
     activation = activation.detach()
     if layout == "vector":
-        return Reduced(_numpy(activation), _nowhere)
+        return _from(activation, -1)
     if reduction == "cls":
-        return Reduced(_numpy(activation[:, 0]), _nowhere)
-    # [n, units, places] or [n, places, units]
-    by_token = layout == "tokens"
-    places = activation[:, prefix_tokens:] if by_token else activation.flatten(2)
-    axis = 1 if by_token else 2
+        return _from(activation[:, 0], -1)
+    tokens = activation if layout == "tokens" else activation.permute(0, 2, 3, 1).flatten(1, 2)
+    places = tokens[:, prefix_tokens:]  # [n, places, units]
     if reduction == "mean":
-        return Reduced(_numpy(places.mean(dim=axis, dtype=torch.float32)), _nowhere)
+        return _from(places.mean(dim=1, dtype=torch.float32), -1)
     if reduction == "center":
-        height, width = activation.shape[2:] if not by_token else grid or (1, places.shape[1])
+        height, width = activation.shape[2:] if layout == "map" else grid or (1, places.shape[1])
         middle = height // 2 * width + width // 2
-        return Reduced(_numpy(places.select(axis, middle)), _always(middle))
-    return Reduced(_numpy(places.amax(dim=axis)), _find_maximum(places, by_token))
+        return _from(places[:, middle], middle)
+    if activation.device.type != "cpu":
+        return OnDevice(*places.max(dim=1))
+    return _largest(tokens, prefix_tokens)
 
 
-def _numpy(values: Tensor) -> NDArray[np.float32]:
-    return np.asarray(values.to("cpu", torch.float32).contiguous().numpy())
+def _from(values: Tensor, place: int) -> OnDevice:
+    """Values that are all from one place."""
+    return OnDevice(values, torch.full(values.shape, place, dtype=torch.int32, device=values.device))
 
 
-def _nowhere(rows: NDArray[np.int64], units: NDArray[np.int64]) -> NDArray[np.int32]:
-    return np.full(len(rows), -1, np.int32)
+def _largest(tokens: Tensor, prefix: int) -> OnDevice:
+    """The maxima over the places behind the prefix, and where they are.
 
-
-def _always(place: int) -> Finder:
-    return lambda rows, units: np.full(len(rows), place, np.int32)
-
-
-def _find_maximum(places: Tensor, by_token: bool) -> Finder:
-    """A function that looks up where the given rows and units have their (first) maximum."""
-
-    def find(rows: NDArray[np.int64], units: NDArray[np.int64]) -> NDArray[np.int32]:
-        found = np.empty(len(rows), np.int32)
-        step = max(1, _GATHERED_AT_ONCE // places.shape[1 if by_token else 2])
-        # NumPy's arg-max is several times as fast as torch's, but it has neither bfloat16 nor other devices.
-        array = places.numpy() if places.device.type == "cpu" and places.dtype == torch.float32 else None
-        for start in range(0, len(rows), step):
-            some = slice(start, start + step)
-            if array is not None:
-                picked = array[rows[some], :, units[some]] if by_token else array[rows[some], units[some]]
-                found[some] = picked.argmax(axis=1)
-            else:
-                row, unit = (torch.from_numpy(i[some]).to(places.device) for i in (rows, units))
-                chosen = places[row, :, unit] if by_token else places[row, unit]
-                found[some] = chosen.argmax(dim=1).cpu().numpy()
-        return found
-
-    return find
+    On a CPU torch's max is five times as slow as its pooling to one place, which wants all tokens at once in
+    memory: where the largest is one of the prefix, it is looked for again without them.
+    """
+    image = tokens.contiguous().transpose(1, 2).unsqueeze(2)  # [n, units, 1, tokens], channels last in memory
+    values, places = (found.flatten(1) for found in F.adaptive_max_pool2d(image, 1, return_indices=True))
+    rows, units = (places < prefix).nonzero(as_tuple=True)
+    if len(rows):
+        values[rows, units], places[rows, units] = tokens[rows, prefix:, units].max(dim=1)
+        places[rows, units] += prefix
+    return OnDevice(values, places - prefix)

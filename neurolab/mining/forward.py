@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from neurolab.atlas.reductions import Reduced, reduce_map
+from neurolab.atlas.reductions import OnDevice, Reduced, reduce_on_device
 from neurolab.data.items import Batch
 from neurolab.errors import AtlasError
 from neurolab.memory import freed_memory_kept
@@ -33,7 +34,8 @@ class Forward:
 
     precision: "float32" runs the network as it is; "bfloat16" or "float16" by torch's autocast. Values are
     float32 in any case. only: the units of sites of which not all are asked for; `sites` then have so many.
-    Use as a context manager: inside, the model is under capture.
+    Use as a context manager: inside, the model is under capture. Maps are reduced while the network runs, and
+    none is kept: those of all sites of a batch would take gigabytes.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class Forward:
         self.model, self.reduction, self.precision, self.only = model, reduction, precision, dict(only or {})
         self.sites = [replace(s, units=len(self.only[s.name])) if s.name in self.only else s for s in sites]
         self.embedding_dim = model.embedding_dim if model.is_clip else None
+        self._by_name = {site.name: site for site in self.sites}
+        self._found: dict[str, OnDevice] = {}
         self._held = ExitStack()
 
     def __enter__(self) -> Forward:
@@ -57,8 +61,7 @@ class Forward:
         with ExitStack() as stack:
             if self.model.device.type == "cpu":
                 stack.enter_context(freed_memory_kept())
-            names = [site.name for site in self.sites]
-            self._acts = stack.enter_context(capture(self.model, names, stop=stop))
+            stack.enter_context(capture(self.model, list(self._by_name), stop=stop, reader=self._read))
             stack.enter_context(contiguous_attention(self.model.module))
             self._held = stack.pop_all()
         return self
@@ -74,10 +77,12 @@ class Forward:
         pixels = torch.from_numpy(batch.images)
         if self.model.device.type == "cuda":
             pixels = pixels.pin_memory().to(self.model.device, non_blocking=True)
-        images = pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32) / 255
+        # Channels last in memory: convolutions on a CPU, and the maximum over a map, are faster so.
+        images = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last) / 255
         with self._computing():
             embedded = self.model.encode_image(images)
-        reduced = {site.name: self._reduce(site) for site in self.sites}
+        # Only now is the device waited for.
+        reduced = {name: self._found.pop(name).to_host() for name in self._by_name}
         if self.embedding_dim is None or embedded is None:
             return reduced, None
         return reduced, embedded.to("cpu", torch.float16).numpy()
@@ -86,15 +91,12 @@ class Forward:
         dtype = PRECISIONS[self.precision]
         return torch.autocast(self.model.device.type, dtype) if dtype else nullcontext()
 
-    def _reduce(self, site: Site) -> Reduced:
-        activation = self._acts[site.name]
-        if (units := self.only.get(site.name)) is not None:
+    def _read(self, name: str, activation: Tensor) -> None:
+        """Reduce a site's map, in the middle of the pass."""
+        site = self._by_name[name]
+        if (units := self.only.get(name)) is not None:
             axis = 1 if site.layout == "map" else activation.ndim - 1
             activation = activation.index_select(axis, torch.from_numpy(units).to(activation.device))
-        return reduce_map(
-            activation,
-            self.reduction,
-            layout=site.layout,
-            prefix_tokens=site.prefix_tokens,
-            grid=site.grid,
+        self._found[name] = reduce_on_device(
+            activation, self.reduction, layout=site.layout, prefix_tokens=site.prefix_tokens, grid=site.grid
         )

@@ -18,7 +18,7 @@ from neurolab.mining.buckets import ActivationBuckets, draw_hashes
 from neurolab.mining.coactivation import CoActivation
 from neurolab.mining.histogram import Histogram
 from neurolab.mining.moments import Moments
-from neurolab.mining.topk import BottomK, Positions, TopK
+from neurolab.mining.topk import BottomK, TopK
 
 __all__ = [
     "ActivationBuckets",
@@ -26,7 +26,6 @@ __all__ = [
     "CoActivation",
     "Histogram",
     "Moments",
-    "Positions",
     "TopK",
     "draw_hashes",
 ]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-# Where in the map: an array [n, units], or a function of (rows, units) that finds it for the few that enter.
-Positions = NDArray[np.int32] | Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int32]]
 
 _SIGN = np.uint32(0x80000000)
 _LAST_IMAGE = np.uint64(0xFFFFFFFF)
@@ -62,7 +58,7 @@ class TopK:
         self._least = np.full(units, -np.inf, np.float32)
         self._least_image = np.full(units, _NO_IMAGE, np.int64)
 
-    def update(self, values: ArrayLike, indices: ArrayLike, positions: Positions) -> None:
+    def update(self, values: ArrayLike, indices: ArrayLike, positions: NDArray[np.int32]) -> None:
         """Offer `values` [n, units] of images `indices` [n] (0 to 2**32 - 1) at `positions` [n, units]."""
         # Adding 0.0 turns -0.0 into 0.0, so that both tie.
         floats = np.asarray(values, np.float32) + np.float32(0)
@@ -79,7 +75,7 @@ class TopK:
         self,
         values: NDArray[np.float32],
         images: NDArray[np.int64],
-        positions: Positions,
+        positions: NDArray[np.int32],
         start: int,
         stop: int,
     ) -> None:
@@ -101,9 +97,7 @@ class TopK:
         slots = self._filled[units] + rank[rows, units] - 1
         rows = rows + start
         self._keys[units, slots] = keys
-        self._position[units, slots] = (
-            positions(rows, units) if callable(positions) else positions[rows, units]
-        )
+        self._position[units, slots] = positions[rows, units]
         self._filled += newcomers
 
     def _make_room(self, units: NDArray[np.int64]) -> None:
@@ -184,7 +178,7 @@ class BottomK(TopK):
     """Per unit, the k smallest values, from the smallest; otherwise as `TopK`, whose slots hold their
     negatives."""
 
-    def update(self, values: ArrayLike, indices: ArrayLike, positions: Positions) -> None:
+    def update(self, values: ArrayLike, indices: ArrayLike, positions: NDArray[np.int32]) -> None:
         """Offer `values` [n, units] of images `indices` [n] (0 to 2**32 - 1) at `positions` [n, units]."""
         super().update(-np.asarray(values, np.float32), indices, positions)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,6 +16,8 @@ from neurolab.models.places import layout_at, place_in
 from neurolab.models.sites import locate_site
 from neurolab.models.taps import Edit, Tap
 from neurolab.models.zoo import Model
+
+Reader = Callable[[str, Tensor], None]
 
 # How often the modules of bare networks run in a pass, as their first pass has shown.
 _CALLS: WeakKeyDictionary[nn.Module, dict[str, int]] = WeakKeyDictionary()
@@ -35,7 +37,9 @@ class capture(Mapping[str, Tensor]):
     function; what it returns, of the same shape, is what the network goes on with and what acts holds.
     stop: end the pass once every site has been read, so that nothing deeper is computed; encode_image then
     returns None. A bare call of the module, model.module(x), ends the block instead, silently. Default:
-    stop, unless there are edits.
+    stop, unless there are edits. reader: is called with the full name and the activation of each site as soon
+    as it is there, and acts keeps nothing: what is asked of large maps need not wait, with a copy of all of
+    them, for the end of the pass. The tensor is the network's own, which may be overwritten afterwards.
 
     Activations are [batch, units, height, width], [batch, tokens, units] or [batch, units], whatever the
     network's own order. Kept activations are safe from modules that work in place (open_clip's ReLUs,
@@ -57,7 +61,11 @@ class capture(Mapping[str, Tensor]):
         gradients: bool = False,
         edit: Mapping[str, Edit] | None = None,
         stop: bool | None = None,
+        reader: Reader | None = None,
     ) -> None:
+        if gradients and reader is not None:
+            raise ValueError("gradients are read off what is kept, and a reader keeps nothing: choose one")
+        self._reader = reader
         self._root = model.module if isinstance(model, Model) else model
         self._model = model if isinstance(model, Model) else None
         asked, edits = [sites] if isinstance(sites, str) else list(sites), dict(edit or {})
@@ -85,7 +93,7 @@ class capture(Mapping[str, Tensor]):
             place = locate_site(self._model, name)
             layout, calls = layout_at(self._model, place), place.calls
         module = self._root.get_submodule(place.hooked.path)
-        tap = Tap(place, module, layout, calls, gradients)
+        tap = Tap(place, module, layout, calls, gradients, self._reader)
         return self._taps.setdefault(tap.name, tap)
 
     def __enter__(self) -> capture:
@@ -120,6 +128,8 @@ class capture(Mapping[str, Tensor]):
         if tap is None or not tap.keeps:
             raise UnknownSiteError(f"{site!r} was not asked for; {', '.join(self._names) or 'nothing'} was")
         if tap.kept is None:
+            if self._reader is not None:
+                raise UnknownSiteError(f"{full} was given to the reader, and is not kept")
             raise UnknownSiteError(
                 f"{full} has not been computed: run the model inside the `with` block; a module that the "
                 "network does not call cannot be read"

@@ -33,14 +33,20 @@ class Tap:
     """What a capture does at one place.
 
     calls: how often the module runs in a pass, None where that is not known. kept: the activation of the last
-    pass. is_read: whether the running pass has nothing more for this tap.
+    pass. is_read: whether the running pass has nothing more for this tap. reader: gets what would be kept.
     """
 
     def __init__(
-        self, place: Place, module: nn.Module, layout: Layout | None, calls: int | None, gradients: bool
+        self,
+        place: Place,
+        module: nn.Module,
+        layout: Layout | None,
+        calls: int | None,
+        gradients: bool,
+        reader: Callable[[str, Tensor], None] | None = None,
     ) -> None:
         self.place, self.module, self.layout, self.calls = place, module, layout, calls
-        self.gradients = gradients
+        self.gradients, self.reader = gradients, reader
         self.name = str(place.where)
         self.keeps = False
         self.edits: list[Edit] = []
@@ -146,6 +152,9 @@ class Tap:
         With a graph the kept tensor lies on the way of the gradients, and the network gets a copy of it.
         Without, the copy is what is kept. Where the pass ends here, none is needed.
         """
+        if self.reader is not None:
+            self.reader(self.name, value)
+            return value
         if self.gradients and not torch.is_grad_enabled():
             raise RuntimeError("gradients=True needs a pass outside torch.no_grad() and inference_mode()")
         connected = torch.is_grad_enabled() and (value.requires_grad or self.gradients)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from neurolab.atlas.reductions import REDUCTIONS, check_reduction, reduce_map
 from neurolab.errors import AtlasError
@@ -17,26 +19,19 @@ TOKENS = RNG.standard_normal((5, 1 + 12, 7)).astype(np.float32)
 def test_map_max_and_its_place() -> None:
     reduced = reduce_map(torch.from_numpy(MAP), "max", layout="map")
     assert np.array_equal(reduced.values, MAP.max(axis=(2, 3)))
-    assert np.array_equal(reduced.all_positions(), MAP.reshape(5, 7, 24).argmax(axis=2))
-    rows, columns = np.divmod(reduced.all_positions(), 6)
+    assert np.array_equal(reduced.positions, MAP.reshape(5, 7, 24).argmax(axis=2))
+    rows, columns = np.divmod(reduced.positions, 6)
     for n, u in np.ndindex(5, 7):
         assert MAP[n, u, rows[n, u], columns[n, u]] == reduced.values[n, u]
-
-
-def test_positions_of_some() -> None:
-    reduced = reduce_map(torch.from_numpy(MAP), "max", layout="map")
-    rows, units = np.array([4, 0, 2]), np.array([6, 1, 1])
-    assert np.array_equal(reduced.positions(rows, units), reduced.all_positions()[rows, units])
-    assert reduced.positions(rows[:0], units[:0]).shape == (0,)
 
 
 def test_map_mean_and_center() -> None:
     mean = reduce_map(torch.from_numpy(MAP), "mean", layout="map")
     np.testing.assert_allclose(mean.values, MAP.mean(axis=(2, 3)), rtol=1e-5, atol=1e-6)
-    assert (mean.all_positions() == -1).all()
+    assert (mean.positions == -1).all()
     center = reduce_map(torch.from_numpy(MAP), "center", layout="map")
     assert np.array_equal(center.values, MAP[:, :, 2, 3])
-    assert (center.all_positions() == 2 * 6 + 3).all()
+    assert (center.positions == 2 * 6 + 3).all()
 
 
 def test_tokens_leave_the_class_token_out() -> None:
@@ -44,26 +39,50 @@ def test_tokens_leave_the_class_token_out() -> None:
     strong[:, 0] = 100  # a reduction over all tokens would find it
     reduced = reduce_map(torch.from_numpy(strong), "max", layout="tokens", prefix_tokens=1)
     assert np.array_equal(reduced.values, TOKENS[:, 1:].max(axis=1))
-    assert np.array_equal(reduced.all_positions(), TOKENS[:, 1:].argmax(axis=1))
+    assert np.array_equal(reduced.positions, TOKENS[:, 1:].argmax(axis=1))
     mean = reduce_map(torch.from_numpy(strong), "mean", layout="tokens", prefix_tokens=1)
     np.testing.assert_allclose(mean.values, TOKENS[:, 1:].mean(axis=1), rtol=1e-5, atol=1e-6)
     cls = reduce_map(torch.from_numpy(strong), "cls", layout="tokens", prefix_tokens=1)
-    assert (cls.values == 100).all() and (cls.all_positions() == -1).all()
+    assert (cls.values == 100).all() and (cls.positions == -1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("prefix", [0, 1, 3])
+def test_prefix_tokens_that_are_largest_now_and_then(prefix: int, dtype: torch.dtype) -> None:
+    """With ties of whole numbers, and NaN among the places and in the prefix alone."""
+    tokens = torch.randint(0, 4, (6, 3 + 9, 20), generator=torch.Generator().manual_seed(0)).to(dtype)
+    tokens[0, 0, 0] = tokens[1, 5, 1] = tokens[2, 0, 2] = tokens[2, 7, 2] = torch.nan
+    reduced = reduce_map(tokens, "max", layout="tokens", prefix_tokens=prefix)
+    places = tokens.double().numpy()[:, prefix:]
+    expected = places.max(axis=1)
+    np.testing.assert_array_equal(reduced.values, expected)
+    known = ~np.isnan(expected)
+    assert np.isnan(expected).any() and np.array_equal(reduced.positions[known], places.argmax(axis=1)[known])
+
+
+@given(shape=st.tuples(*(st.integers(1, 9) for _ in range(4))), last=st.booleans(), seed=st.integers(0, 99))
+def test_any_map_in_any_memory_order(shape: tuple[int, int, int, int], last: bool, seed: int) -> None:
+    values = torch.randint(-3, 3, shape, generator=torch.Generator().manual_seed(seed)).float()
+    given = values.contiguous(memory_format=torch.channels_last) if last else values
+    reduced = reduce_map(given, "max", layout="map")
+    flat = values.flatten(2).numpy()
+    assert np.array_equal(reduced.values, flat.max(axis=2))
+    assert np.array_equal(reduced.positions, flat.argmax(axis=2))
 
 
 def test_center_of_a_patch_grid() -> None:
     center = reduce_map(torch.from_numpy(TOKENS), "center", layout="tokens", prefix_tokens=1, grid=(3, 4))
     assert np.array_equal(center.values, TOKENS[:, 1 + 1 * 4 + 2])
-    assert (center.all_positions() == 6).all()
+    assert (center.positions == 6).all()
     alone = reduce_map(torch.from_numpy(TOKENS), "center", layout="tokens", prefix_tokens=1)
-    assert (alone.all_positions() == 6).all()
+    assert (alone.positions == 6).all()
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_vectors_stay_as_they_are(reduction: str) -> None:
     reduced = reduce_map(torch.from_numpy(MAP[:, :, 0, 0]), reduction, layout="vector")
     assert np.array_equal(reduced.values, MAP[:, :, 0, 0])
-    assert (reduced.all_positions() == -1).all()
+    assert (reduced.positions == -1).all()
 
 
 def test_ties_are_at_their_first_place_and_nan_stays_nan() -> None:
@@ -73,15 +92,15 @@ def test_ties_are_at_their_first_place_and_nan_stays_nan() -> None:
     for activation in (tied, tied.to(torch.bfloat16), tied.double()):
         reduced = reduce_map(activation, "max", layout="map")
         assert reduced.values.dtype == np.float32
-        assert reduced.all_positions()[0].tolist() == [9, 0, 0]
+        assert reduced.positions[0].tolist() == [9, 0, 0]
         assert np.isnan(reduced.values[1, 1]) and not np.isnan(reduced.values[1, [0, 2]]).any()
         assert np.isnan(reduce_map(activation, "mean", layout="map").values[1, 1])
 
 
-def test_large_maps_are_searched_in_pieces() -> None:
+def test_large_maps() -> None:
     big = RNG.standard_normal((3, 16, 130, 131)).astype(np.float32)
     reduced = reduce_map(torch.from_numpy(big), "max", layout="map")
-    assert np.array_equal(reduced.all_positions(), big.reshape(3, 16, -1).argmax(axis=2))
+    assert np.array_equal(reduced.positions, big.reshape(3, 16, -1).argmax(axis=2))
 
 
 def test_half_precision_is_widened_before_averaging() -> None:
@@ -95,7 +114,7 @@ def test_maps_in_channels_last_and_with_gradients() -> None:
     last = torch.from_numpy(MAP).contiguous(memory_format=torch.channels_last).requires_grad_()
     reduced = reduce_map(last, "max", layout="map")
     assert np.array_equal(reduced.values, MAP.max(axis=(2, 3)))
-    assert np.array_equal(reduced.all_positions(), MAP.reshape(5, 7, 24).argmax(axis=2))
+    assert np.array_equal(reduced.positions, MAP.reshape(5, 7, 24).argmax(axis=2))
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -133,26 +133,6 @@ def test_top_k_of_many_images_drifting_upwards() -> None:
     assert_same_bytes(summary.state(), sorted_exemplars(values, images, 10))
 
 
-def test_top_k_asks_for_few_positions() -> None:
-    """Positions are looked up for what enters, not for everything seen."""
-    rng = np.random.default_rng(1)
-    asked = 0
-
-    def find(rows: NDArray[np.int64], units: NDArray[np.int64]) -> NDArray[np.int32]:
-        nonlocal asked
-        asked += len(rows)
-        return (images[rows] * 7 + units).astype(np.int32)
-
-    values, images = rng.standard_normal((20_000, 3)).astype(np.float32), np.arange(20_000, dtype=np.int64)
-    whole = images
-    summary = TopK(3, 5)
-    for start in range(0, 20_000, 50):
-        images = whole[start : start + 50]
-        summary.update(values[start : start + 50], images, find)
-    assert_same_bytes(summary.state(), sorted_exemplars(values, whole, 5))
-    assert asked < 20_000 * 3 / 20
-
-
 def test_top_k_refuses_what_it_cannot_hold() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         TopK(3, 0)

@@ -541,3 +541,38 @@ def test_the_stop_works_on_every_path_of_use(tiny_vit: Model, patches: Tensor) -
     assert grad.abs().max() > 0 and torch.is_grad_enabled()
     out = tiny_vit.encode_image(images)
     assert out is not None and out.requires_grad and tiny_vit.encode_text("a").shape == (1, 32)
+
+
+def test_a_reader_sees_what_would_be_kept_when_it_is_computed(tiny_clip: Model, images: Tensor) -> None:
+    sites = ["layer3.0", "layer4.0", "attnpool.heads"]
+    with capture(tiny_clip, sites, stop=False) as acts, torch.no_grad():
+        tiny_clip.encode_image(images)
+    read: dict[str, Tensor] = {}
+    with (
+        capture(tiny_clip, sites, reader=lambda name, value: read.update({name: value.clone()})) as reading,
+        torch.no_grad(),
+    ):
+        assert tiny_clip.encode_image(images) is None
+    full = [f"visual.{site}.act3:in" for site in sites[:2]] + ["visual.attnpool:heads"]
+    assert list(read) == full  # in the order in which they are computed
+    assert all(torch.equal(read[name], acts[name]) for name in full)
+    with pytest.raises(UnknownSiteError, match="given to the reader"):
+        reading["layer4.0"]
+    assert len(reading) == 0
+
+
+def test_a_reader_sees_edits_and_keeps_no_gradients(tiny_clip: Model, images: Tensor) -> None:
+    seen: list[Tensor] = []
+    with (
+        capture(
+            tiny_clip,
+            ["layer3.0"],
+            edit={"layer3.0": lambda x: x * 0 + 2},
+            reader=lambda name, value: seen.append(value.clone()),
+        ),
+        torch.no_grad(),
+    ):
+        tiny_clip.encode_image(images)
+    assert len(seen) == 1 and (seen[0] == 2).all()
+    with pytest.raises(ValueError, match="reader keeps nothing"):
+        capture(tiny_clip, ["layer3.0"], gradients=True, reader=lambda name, value: None)

@@ -80,7 +80,7 @@ class Looker:
             embedded = self.model.encode_image(images)
         for name, site in self.sites.items():
             how = {"layout": site.layout, "prefix_tokens": site.prefix_tokens}
-            yield name, reduce_map(acts[name], "mean", **how).values  # type: ignore[arg-type]
+            yield name, reduce_map(acts[name], "mean", **how).values
         if self.embeds and embedded is not None:
             yield EMBEDDING, embedded.to("cpu", torch.float32).numpy()
 

@@ -16,6 +16,7 @@ from neurolab.cli.options import MODEL_HELP, AsJson, Device, Pretrained, Weights
 
 if TYPE_CHECKING:
     from neurolab.mining.plan import Plan
+    from neurolab.mining.precision import PrecisionEffect
 
 Sources = Annotated[
     list[str], typer.Option(help='A folder, tar shards, Parquet, "hf:NAME" or "demo"; may be repeated.')
@@ -88,7 +89,7 @@ def build(
     loaded = load(model, weights, pretrained, device)
     atlas = mine(
         loaded,
-        source if len(source) > 1 else source[0],
+        source,
         site or ([] if unit else default_sites(loaded)),
         out,
         units=unit or (),
@@ -136,7 +137,7 @@ def plan(
     loaded = load(model, weights, pretrained, device)
     found = planning.plan(
         loaded,
-        source if len(source) > 1 else source[0],
+        source,
         site or default_sites(loaded),
         kept=Kept(k=top, bottom=bottom, bucket_images=drawn, coactivation=coactivation),
         batch_size=batch_size,
@@ -158,8 +159,17 @@ def plan_rows(found: Plan) -> dict[str, Any]:
         "units": f"{found.units:,}",
         "images": unknown if found.images is None else f"{found.images:,}",
         "memory": f"{decimal(found.memory)} for what is remembered, twice that while it is saved",
-        "activations": f"{decimal(found.activations)} for the maps of a batch",
+        "activations": f"{decimal(found.activations)} for the largest map of a batch",
         "disk": unknown if found.disk is None else decimal(found.disk),
         "speed": f"{found.images_per_second:.1f} images/s",
         "time": unknown if found.seconds is None else str(timedelta(seconds=round(found.seconds))),
-    }
+    } | ({"precision": effect_text(found.effect)} if found.effect else {})
+
+
+def effect_text(effect: PrecisionEffect) -> str:
+    """What a precision changes, in a sentence."""
+    return (
+        f"{effect.precision} runs the network {effect.speed:.2f} times as fast as float32; values are off by "
+        f"{effect.error:.3f} sd (95 % of the units: by less than {effect.error_95:.3f}), and of the tenth of "
+        f"{effect.images} images that excites a unit most {100 * effect.same:.1f} % is the same"
+    )

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from neurolab.data.decode import ImageTransform
-from neurolab.data.items import Item
+from neurolab.data.items import Batch, Item
 from neurolab.data.loader import load_batches
 from neurolab.data.sources import Source, open_source
 from neurolab.errors import SourceError
 from neurolab.mining.checkpoint import fresh_state
 from neurolab.mining.forward import Forward
 from neurolab.mining.miner import default_workers
+from neurolab.mining.precision import PrecisionEffect, effect_of_precision
 from neurolab.mining.remembered import Kept, bytes_per_unit
 from neurolab.mining.selection import find_sites
 from neurolab.models.zoo import Model
@@ -31,9 +32,9 @@ class Plan:
     """What a build will take.
 
     images: of the source, bad ones included; None for a stream, and with it what depends on it. memory: bytes
-    of the summaries, twice that while they are saved. activations: bytes of the maps of one batch, on the
-    device. disk: bytes of the atlas. images_per_second: of the probe, so `seconds` are what is left if it
-    goes on like that.
+    of the summaries, twice that while they are saved. activations: bytes of the largest map of one batch, on
+    the device: maps are not kept. disk: bytes of the atlas. images_per_second: of the probe, so `seconds` are
+    what is left if it goes on like that. effect: of a precision other than float32, on the probe's images.
     """
 
     sites: int
@@ -44,6 +45,7 @@ class Plan:
     disk: int | None
     images_per_second: float
     seconds: float | None
+    effect: PrecisionEffect | None = None
 
 
 def plan(
@@ -69,6 +71,7 @@ def plan(
     state = fresh_state(chosen, kept)
     batches = load_batches(opened, transform, batch_size=batch_size, workers=workers)
     row_bytes: list[int] = []
+    probed: list[Batch] = []
     with forward, closing(batches):  # type: ignore[type-var]
         clock = [(time.perf_counter(), 0)]  # and how many records were done
         for batch in islice(batches, probe + 1):
@@ -76,6 +79,8 @@ def plan(
             state.take(batch, reduced)
             row_bytes += [_row_bytes(item) for item in batch.items]
             clock.append((time.perf_counter(), state.records))
+            if precision != "float32":
+                probed.append(batch)
     if not row_bytes:
         raise SourceError(f"the first images of {opened.location} cannot be read: nothing to plan by")
     # The first batch warms up, unless there is no other.
@@ -90,10 +95,11 @@ def plan(
         units=units,
         images=images,
         memory=units * in_memory,
-        activations=batch_size * FLOAT * sum(site.units * int(np.prod(site.shape)) for site in chosen),
+        activations=batch_size * FLOAT * max(site.units * int(np.prod(site.shape)) for site in chosen),
         disk=None if images is None else round(units * (on_disk + embedding) + images * image_bytes),
         images_per_second=rate,
         seconds=None if images is None else images / rate,
+        effect=effect_of_precision(model, chosen, probed, reduction, precision) if probed else None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,6 +166,44 @@ def test_token_sites(tiny_vit: Model, image_folder: Path, tmp_path: Path, reduct
         check_against(found, name, values, positions)
     if reduction == "max":
         assert found.unit("block2/3").exemplars[0].grid == (4, 4)
+
+
+def assert_agree(one: Atlas, other: Atlas, tolerance: float) -> int:
+    """Values within a tolerance (of a unit's largest), the same exemplars but for ties inside it.
+
+    Gives how many values differ at all.
+    """
+    differing = 0
+    for name in one.sites:
+        a, b = one.site(name), other.site(name)
+        within = tolerance * np.maximum(np.abs(a.max), np.abs(a.min))
+        assert (np.abs(a.values - b.values) <= within[:, None]).all()
+        assert (np.abs(a.mean - b.mean) <= within).all() and (np.abs(a.max - b.max) <= within).all()
+        for unit in range(a.units):
+            first, second = (dict(zip(s.images[unit], s.values[unit], strict=True)) for s in (a, b))
+            for image in first.keys() & second.keys():
+                assert abs(first[image] - second[image]) <= within[unit]
+            for image in first.keys() ^ second.keys():  # only what ties with the last place may change
+                lists = first if image in first else second
+                assert lists[image] - min(lists.values()) <= 2 * within[unit]
+        differing += int((a.values != b.values).sum())
+    return differing
+
+
+def test_other_engines_agree(tiny_clip: Model, image_folder: Path, tmp_path: Path) -> None:
+    """Other threads, other batches, other kernels than oneDNN's. A lower precision does not agree."""
+
+    def build(name: str, **settings: Any) -> Atlas:
+        how = {"k": K, "batch_size": BATCH, "workers": 0, "threads": 1, "progress": False} | settings
+        return neurolab.mine(tiny_clip, image_folder, SITES, tmp_path / name, **how)
+
+    plain = build("plain")
+    for other in (build("threads", threads=2), build("batches", batch_size=3)):
+        assert_agree(plain, other, 1e-5)
+    with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None):
+        assert assert_agree(plain, build("kernels"), 1e-5) > 0
+    with pytest.raises(AssertionError):
+        assert_agree(plain, build("half", precision="bfloat16"), 1e-5)
 
 
 def test_bad_images_are_listed_and_not_counted(tiny_clip: Model, image_folder: Path, tmp_path: Path) -> None:

@@ -43,7 +43,10 @@ def atlas(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_scores_are_stored_and_told(atlas: Path, tmp_path: Path) -> None:
     found = json.loads(run("score", atlas, "--draws", 2, "--json", "--kind", "maco"))
-    assert set(found) == {"maco", "maco · face"}
+    assert set(found) == {"maco", "maco · face", "white noise"}
+    assert found["white noise"]["selectivity"]["units"] == 2
+    without = json.loads(run("score", atlas, "--draws", 2, "--json", "--kind", "maco", "--no-noise"))
+    assert set(without) == {"maco", "maco · face"} and without["maco"] == found["maco"]
     assert found["maco"]["selectivity"]["units"] == 2
     of_maco = found["maco"]["activation_percentile"]
     assert 0 <= of_maco["low"] <= of_maco["mean"] <= of_maco["high"] <= 100
@@ -52,7 +55,7 @@ def test_scores_are_stored_and_told(atlas: Path, tmp_path: Path) -> None:
 
     figure = tmp_path / "new" / "methods.png"
     table = run("score", atlas, "--draws", 2, "--figure", figure)
-    for word in ("fourier (2)", "maco · face (2)", "selectivity", "similarity", "95 %"):
+    for word in ("fourier (2)", "maco · face (2)", "white noise (2)", "selectivity", "similarity", "95 %"):
         assert word in table
     assert Image.open(figure).width > 1000
     assert all(picture.scores for picture in kept.pictures())

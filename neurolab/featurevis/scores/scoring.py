@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +24,7 @@ from neurolab.models.zoo import Model
 from neurolab.progress import reporting
 
 Scores = dict[str, float]
+NOISE = "white noise"
 
 
 def score(
@@ -119,6 +123,34 @@ def score_atlas(
     now = [row for row in atlas.pictures() if row.file in by_file]
     atlas.add_pictures([with_scores(row, by_file[row.file]) for row in now])
     return [row for row in atlas.pictures() if row.file in by_file]
+
+
+def score_noise(
+    rows: Sequence[PictureRow], atlas: Atlas, model: Model, *, seed: int = 0, **settings: Any
+) -> list[PictureRow]:
+    """White noise in the place of each unit's pictures, scored as they are: what a picture gets for nothing.
+
+    One for each unit of the rows, of the size of its first picture, uniform in [0, 255]; of the kind "white
+    noise". settings: as `score` has them. The rows are not kept in the atlas, and have no file.
+    """
+    first: dict[str, PictureRow] = {}
+    for row in rows:
+        first.setdefault(row.unit, row)
+    shown = [
+        Picture(row.unit, noise((row.height, row.width), seed, row.unit), NOISE, seed=seed)
+        for row in first.values()
+    ]
+    scored = score(model, shown, atlas, seed=seed, **settings)
+    return [
+        replace(row, kind=NOISE, facet=None, seed=seed, settings={}, scores=scores, file="", history=())
+        for row, scores in zip(first.values(), scored, strict=True)
+    ]
+
+
+def noise(size: tuple[int, int], seed: int, unit: str) -> np.ndarray:
+    """An image of a unit's own, uint8 [height, width, 3]."""
+    own = np.random.default_rng([seed, zlib.crc32(unit.encode())])
+    return own.integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
 def with_scores(row: PictureRow, scores: Scores) -> Picture:

@@ -28,7 +28,7 @@ PACKAGES = ("neurolab", "torch", "torchvision", "numpy", "zennit-crp", "semantic
 def measure(plan: Plan, folder: Path) -> Iterator[Row]:
     """All rows, each as soon as it is there."""
     yield from rows.beside_bare(plan)
-    yield rows.pipeline(plan, folder)
+    yield from rows.pipeline(plan, folder)
     yield from rows.peers(plan)
     yield from rows.long_pass(plan)
     yield rows.growth(plan, folder)

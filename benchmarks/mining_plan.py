@@ -15,7 +15,7 @@ class Plan:
     resnet, vit: networks of `neurolab.load_model`; peer: of torchvision, as all engines take them. warm:
     images that a state has seen when what a batch costs later in a pass is timed. long_images: of the pass
     whose memory is compared with that of saving everything; many: of the one that must not need more memory
-    than a small one. sites, units: of the table of costs.
+    than a small one. sites, site_repeats, units: of the table of costs.
     """
 
     resnet: str = "RN50"
@@ -35,6 +35,7 @@ class Plan:
     many: int = 100_000
     k: int = KEPT.k
     sites: tuple[int, ...] = (1, 4, 12)
+    site_repeats: int = 4
     units: tuple[int, ...] = (100, 1000, 10_000, 100_000)
     pages: int = 300
     atlas: Size = field(default_factory=Size)
@@ -53,6 +54,7 @@ QUICK = Plan(
     peer_repeats=1,
     long_images=600,
     many=8000,
+    site_repeats=1,
     units=(100, 1000, 10_000),
     pages=100,
 )

@@ -89,16 +89,16 @@ def settled(forward: Forward, batch: Batch) -> dict[str, Reduced]:
 def by_sites(
     model: Model, choices: Sequence[Sequence[Site]], batches: Sequence[Batch], warm: int, repeats: int
 ) -> list[Seconds]:
-    """Seconds for each batch of mining each choice of sites, later in a pass."""
+    """Seconds for each batch of mining each choice of sites, later in a pass; they take turns."""
     found: list[list[float]] = [[] for _ in choices]
     states = [started(sites, warm) for sites in choices]
-    for _ in range(repeats):
-        for sites, state, seconds in zip(choices, states, found, strict=True):
+    with freed_memory_kept():
+        for sites, state in zip(choices, states, strict=True):
             with Forward(model, sites, "max") as forward:
-                reduced = settled(forward, batches[0])
-                if not state.images:
-                    warm_up(state, reduced, warm)
-                for batch in batches:
+                warm_up(state, settled(forward, batches[0]), warm)
+        for batch in [*batches] * repeats:
+            for sites, state, seconds in zip(choices, states, found, strict=True):
+                with Forward(model, sites, "max") as forward:
                     began = time.perf_counter()
                     state.take(batch, forward(batch)[0])
                     seconds.append(time.perf_counter() - began)
@@ -120,7 +120,8 @@ def by_units(units: int, warm: int, batches: int, size: int = 64) -> Seconds:
 
 
 def pipeline(model: Model, sites: Sequence[Site], shards: Path, batch_size: int) -> dict[str, float]:
-    """Seconds for decoding alone, for the network alone, and for `mine` from the shards to the atlas.
+    """Seconds for decoding alone, for the network alone (as it is, and with freed memory kept), and for `mine`
+    from the shards to the atlas.
 
     One process decodes, as `mine` has it on two cores, while the network runs on torch's threads.
     """
@@ -130,9 +131,10 @@ def pipeline(model: Model, sites: Sequence[Site], shards: Path, batch_size: int)
     batches: list[Batch] = []
     decode = timed(batches.extend, load_batches(source, transform, batch_size=batch_size, workers=1))
     network = sum(timed(run_bare, model, batch) for batch in batches)
+    kept = sum(bare(model, batches, keep=True))
     del batches
     names = [site.name for site in sites]
     settings: dict[str, Any] = {"batch_size": batch_size, "workers": 1, "progress": False}
     with tempfile.TemporaryDirectory() as out:
         whole = timed(neurolab.mine, model, source, names, f"{out}/atlas", **settings)
-    return {"decode": decode, "network": network, "whole": whole}
+    return {"decode": decode, "network": network, "network_kept": kept, "whole": whole}

@@ -120,8 +120,8 @@ def by_units(units: int, warm: int, batches: int, size: int = 64) -> Seconds:
 
 
 def pipeline(model: Model, sites: Sequence[Site], shards: Path, batch_size: int) -> dict[str, float]:
-    """Seconds for decoding alone, for the network alone (as it is, and with freed memory kept), and for `mine`
-    from the shards to the atlas.
+    """Seconds for decoding alone, for the network alone (as it is, and with freed memory kept), and for
+    `mine` from the shards to the atlas.
 
     One process decodes, as `mine` has it on two cores, while the network runs on torch's threads.
     """

@@ -20,6 +20,7 @@ from neurolab.analysis.search import units_excited_by, units_like_text
 from neurolab.analysis.similar import similar_units
 from neurolab.atlas import Atlas
 from neurolab.cli import app, main
+from neurolab.mining.relevance import Text, rank_by_relevance
 from neurolab.models.zoo import Model
 
 runner = CliRunner()
@@ -50,7 +51,7 @@ def atlas(model: Model, image_folder: Path, tmp_path_factory: pytest.TempPathFac
 
 def test_help_names_the_commands() -> None:
     printed = run("--help")
-    assert all(command in printed for command in ("query", "units", "similar", "export"))
+    assert all(command in printed for command in ("query", "units", "similar", "export", "relevant"))
 
 
 def test_query(atlas: Atlas, tmp_path: Path) -> None:
@@ -157,3 +158,31 @@ def test_errors_are_messages(
     assert stopped.value.code == 1
     told = " ".join(capsys.readouterr().err.split())
     assert message in told and "error:" in told and "Traceback" not in told
+
+
+def test_relevant(atlas: Atlas, model: Model, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = json.loads(run("relevant", atlas.path, "layer4.1/7", "--text", "a dog", "--top", 6, "--json"))
+    ranking = rank_by_relevance(
+        model, image_folder, "layer4.1", Text("a dog"), units=[7], k=6, progress=False
+    ).exemplars(atlas, 7)
+    assert [row["image"] for row in found] == [image.key for image in ranking]
+    assert [row["relevance"] for row in found] == pytest.approx([image.value for image in ranking], rel=1e-4)
+    strongest = [image.key for image in atlas.unit("layer4.1/7").exemplars]
+    for row in found:
+        place = row["exemplar"]
+        assert row["image"] not in strongest if place is None else strongest[place - 1] == row["image"]
+    assert any(row["exemplar"] is None for row in found)  # the atlas keeps 5
+    table = run("relevant", atlas.path, "layer4.1/7", "--text", "a dog", "--top", 6, "--source", image_folder)
+    assert found[0]["image"] in table and "exemplars" in table
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "relevant to what"),
+        (["--text", "a dog", "--logit", 0], "relevant to what"),
+        (["--text", "a dog", "--method", "magic"], "one of gradient, integrated"),
+    ],
+)
+def test_relevant_to_what_must_be_said(atlas: Atlas, options: list[object], message: str) -> None:
+    assert message in run("relevant", atlas.path, "layer4.1/7", *options, code=2)

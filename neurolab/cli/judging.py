@@ -53,7 +53,7 @@ def score(
 ) -> None:
     """Measure how well an atlas's pictures show what excites their units, and keep the scores with them."""
     from neurolab.atlas import open_atlas
-    from neurolab.featurevis.scores import score_atlas, score_noise
+    from neurolab.featurevis.scores import score_atlas
     from neurolab.figures.methods import method_scores, methods_figure
     from neurolab.figures.saving import DRAWINGS, save_figure
 
@@ -64,9 +64,7 @@ def score(
     opened = open_atlas(atlas)
     own = load_model_of(opened, model, weights, pretrained, device)
     other = load(second, second_weights, second_pretrained, device) if second else None
-    rows = score_atlas(opened, own, second=other, kinds=kind, draws=draws, seed=seed)
-    if noise:
-        rows += score_noise(rows, opened, own, second=other, draws=draws, seed=seed)
+    rows = score_atlas(opened, own, second=other, kinds=kind, noise=noise, draws=draws, seed=seed)
     if figure:
         save_figure(methods_figure(rows), figure)
     scores = method_scores(rows)

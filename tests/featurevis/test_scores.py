@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from neurolab.atlas.pictures import PictureRow
 from neurolab.errors import AtlasError, UnknownSiteError
 from neurolab.featurevis.methods import METHODS
 from neurolab.featurevis.picture import Picture
-from neurolab.featurevis.scores import HELD_OUT, score, score_atlas, score_noise
+from neurolab.featurevis.scores import HELD_OUT, score, score_atlas
 from neurolab.featurevis.scores.heldout import Flip, Shear
 from neurolab.featurevis.scores.natural import earlier_sites
 from neurolab.featurevis.transforms import Frame, Window, find_transforms
@@ -251,19 +252,16 @@ def test_scores_are_kept_with_the_pictures(tiny_clip: Model, copied: Atlas) -> N
 
 
 def test_noise_is_scored_beside_the_pictures_and_not_kept(tiny_clip: Model, copied: Atlas) -> None:
-    drawn = [noise(seed, unit) for unit in (2, 5) for seed in (0, 1)]
-    copied.add_pictures(drawn)
-    rows = copied.pictures()
-    found = score_noise(rows, copied, tiny_clip, draws=3, seed=4, progress=False)
-    assert [row.unit for row in found] == [f"{SITE}/2", f"{SITE}/5"]
-    assert {(row.kind, row.width, row.height) for row in found} == {("white noise", 64, 64)}
-    assert found[0].scores["selectivity"] != found[1].scores["selectivity"]
-    again = score_noise(rows[::-1], copied, tiny_clip, draws=3, seed=4, progress=False)
-    assert {row.unit: row.scores for row in again} == {
-        row.unit: pytest.approx(row.scores, rel=1e-4, abs=1e-4) for row in found
-    }
+    copied.add_pictures([noise(seed, unit) for unit in (2, 5) for seed in (0, 1)])
+    settings: dict[str, Any] = {"draws": 3, "seed": 4, "progress": False}
+    *rows, first, second = score_atlas(copied, tiny_clip, noise=True, **settings)
+    assert [row.unit for row in (first, second)] == [f"{SITE}/2", f"{SITE}/5"]
+    assert {(row.kind, row.width, row.height) for row in (first, second)} == {("white noise", 64, 64)}
+    assert first.scores["selectivity"] != second.scores["selectivity"]
     assert [row.kind for row in copied.pictures()] == ["fourier"] * 4
-    assert not any(row.scores for row in copied.pictures())
+    plain = score_atlas(copied, tiny_clip, **settings)
+    for row, alone in zip(rows, plain, strict=True):  # it changes no other score
+        assert row.scores == pytest.approx(alone.scores, rel=1e-4, abs=1e-4)
 
 
 def test_a_picture_drawn_anew_meanwhile_keeps_no_old_score(

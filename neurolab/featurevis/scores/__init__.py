@@ -1,6 +1,6 @@
 """Scores of feature visualizations: a measured claim beside every picture."""
 
 from neurolab.featurevis.scores.heldout import HELD_OUT
-from neurolab.featurevis.scores.scoring import score, score_atlas, score_noise
+from neurolab.featurevis.scores.scoring import score, score_atlas
 
-__all__ = ["HELD_OUT", "score", "score_atlas", "score_noise"]
+__all__ = ["HELD_OUT", "score", "score_atlas"]

@@ -6,7 +6,6 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -100,6 +99,7 @@ def score_atlas(
     *,
     second: Model | None = None,
     kinds: Sequence[str] | None = None,
+    noise: bool = False,
     transforms: Sequence[AnyTransform] = HELD_OUT,
     draws: int = 16,
     seed: int = 0,
@@ -108,46 +108,36 @@ def score_atlas(
 ) -> list[PictureRow]:
     """Score an atlas's pictures and keep the scores with them; the rows as they are then.
 
-    kinds: only pictures of these; default all. The rest is as `score` has it. Scores of other names stay. A
+    kinds: only pictures of these; default all. noise: behind them come rows of the kind "white noise", one
+    for each unit, of the size of its first picture, uniform in [0, 255]: what a picture gets that shows
+    nothing. They are not kept, and have no file. The rest is as `score` has it. Scores of other names stay. A
     picture that is drawn anew meanwhile is left as it is. AtlasError where there is no picture to score.
     """
     rows = [row for row in atlas.pictures() if kinds is None or row.kind in kinds]
     if not rows:
         wanted = f" of the kinds {', '.join(kinds)}" if kinds else ""
         raise AtlasError(f"{atlas.path} has no pictures{wanted}; draw some with `neurolab render --atlas`")
+    first: dict[str, PictureRow] = {}
+    for row in rows if noise else ():
+        first.setdefault(row.unit, row)
+    noisy = [
+        Picture(name, noise_image((row.height, row.width), seed, name), NOISE, seed=seed)
+        for name, row in first.items()
+    ]
     scored = score(
-        model, rows, atlas, second=second, transforms=transforms,
+        model, [*rows, *noisy], atlas, second=second, transforms=transforms,
         draws=draws, seed=seed, batch_size=batch_size, progress=progress,
     )  # fmt: skip
-    by_file = {row.file: scores for row, scores in zip(rows, scored, strict=True)}
+    by_file = {row.file: scores for row, scores in zip(rows, scored[: len(rows)], strict=True)}
     now = [row for row in atlas.pictures() if row.file in by_file]
     atlas.add_pictures([with_scores(row, by_file[row.file]) for row in now])
-    return [row for row in atlas.pictures() if row.file in by_file]
-
-
-def score_noise(
-    rows: Sequence[PictureRow], atlas: Atlas, model: Model, *, seed: int = 0, **settings: Any
-) -> list[PictureRow]:
-    """White noise in the place of each unit's pictures, scored as they are: what a picture gets for nothing.
-
-    One for each unit of the rows, of the size of its first picture, uniform in [0, 255]; of the kind "white
-    noise". settings: as `score` has them. The rows are not kept in the atlas, and have no file.
-    """
-    first: dict[str, PictureRow] = {}
-    for row in rows:
-        first.setdefault(row.unit, row)
-    shown = [
-        Picture(row.unit, noise((row.height, row.width), seed, row.unit), NOISE, seed=seed)
-        for row in first.values()
-    ]
-    scored = score(model, shown, atlas, seed=seed, **settings)
-    return [
+    return [row for row in atlas.pictures() if row.file in by_file] + [
         replace(row, kind=NOISE, facet=None, seed=seed, settings={}, scores=scores, file="", history=())
-        for row, scores in zip(first.values(), scored, strict=True)
+        for row, scores in zip(first.values(), scored[len(rows) :], strict=True)
     ]
 
 
-def noise(size: tuple[int, int], seed: int, unit: str) -> np.ndarray:
+def noise_image(size: tuple[int, int], seed: int, unit: str) -> np.ndarray:
     """An image of a unit's own, uint8 [height, width, 3]."""
     own = np.random.default_rng([seed, zlib.crc32(unit.encode())])
     return own.integers(0, 256, (*size, 3), dtype=np.uint8)

@@ -68,15 +68,15 @@ def reduce_on_device(
     for `vector` (whose values stay as they are). `max` and `mean` go over places, `center` takes the place
     (height // 2, width // 2), `cls` the first token. The first `prefix_tokens` tokens are no places. grid:
     (height, width) of the patches, for `center`; without it the middle of a row of tokens is taken. A place
-    that is NaN makes `max` and `mean` NaN. Values are float32, whatever the map is. AtlasError where the
-    reduction does not fit the layout.
+    that is NaN makes `max` and `mean` NaN. What comes back shares no memory with the map, which a network may
+    overwrite. AtlasError where the reduction does not fit the layout.
     """
     check_reduction(reduction, "the map", layout, prefix_tokens, ())
     activation = activation.detach()
     if layout == "vector":
-        return _from(activation, -1)
+        return _from(activation.clone(), -1)
     if reduction == "cls":
-        return _from(activation[:, 0], -1)
+        return _from(activation[:, 0].clone(), -1)
     tokens = activation if layout == "tokens" else activation.permute(0, 2, 3, 1).flatten(1, 2)
     places = tokens[:, prefix_tokens:]  # [n, places, units]
     if reduction == "mean":
@@ -84,7 +84,7 @@ def reduce_on_device(
     if reduction == "center":
         height, width = activation.shape[2:] if layout == "map" else grid or (1, places.shape[1])
         middle = height // 2 * width + width // 2
-        return _from(places[:, middle], middle)
+        return _from(places[:, middle].clone(), middle)
     if activation.device.type != "cpu":
         return OnDevice(*places.max(dim=1))
     return _largest(tokens, prefix_tokens)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurolab.atlas.reductions import REDUCTIONS, check_reduction, reduce_map
+from neurolab.atlas.reductions import REDUCTIONS, check_reduction, reduce_map, reduce_on_device
 from neurolab.errors import AtlasError
 
 RNG = np.random.default_rng(0)
@@ -101,6 +101,21 @@ def test_large_maps() -> None:
     big = RNG.standard_normal((3, 16, 130, 131)).astype(np.float32)
     reduced = reduce_map(torch.from_numpy(big), "max", layout="map")
     assert np.array_equal(reduced.positions, big.reshape(3, 16, -1).argmax(axis=2))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("layout", ["map", "tokens", "vector"])
+def test_what_is_found_stays_when_the_network_writes_over_the_map(layout: str, reduction: str) -> None:
+    if layout == "map" and reduction == "cls":
+        return
+    shape = {"map": (2, 3, 4, 4), "tokens": (2, 5, 3), "vector": (2, 3)}[layout]
+    activation = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = reduce_on_device(
+        activation, reduction, layout=layout, prefix_tokens=1 if layout == "tokens" else 0
+    )
+    before = found.values.clone()
+    activation.zero_()
+    assert torch.equal(found.values, before) and found.values.any()
 
 
 def test_half_precision_is_widened_before_averaging() -> None:

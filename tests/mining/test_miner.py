@@ -168,6 +168,21 @@ def test_token_sites(tiny_vit: Model, image_folder: Path, tmp_path: Path, reduct
         assert found.unit("block2/3").exemplars[0].grid == (4, 4)
 
 
+def test_the_middle_is_read_before_a_relu_works_in_place(
+    tiny_clip: Model, image_folder: Path, tmp_path: Path
+) -> None:
+    name = "visual.layer4.0.act3:in"
+    found = neurolab.mine(
+        tiny_clip, image_folder, [name], tmp_path / "a", k=K, batch_size=BATCH, workers=0,
+        reduction="center", progress=False,
+    )  # fmt: skip
+    maps = stored(tiny_clip, image_folder, [name])[name]
+    height, width = (side // 2 for side in maps.shape[2:])
+    middle = np.full(maps.shape[:2], height * maps.shape[3] + width)
+    check_against(found, name, maps[:, :, height, width], middle)
+    assert found.site(name).min.min() < 0  # not what the ReLU leaves
+
+
 def assert_agree(one: Atlas, other: Atlas, tolerance: float) -> int:
     """Values within a tolerance (of a unit's largest), the same exemplars but for ties inside it.
 

@@ -91,13 +91,7 @@ def units_excited_by(
         model.encode_image(images)
     found = []
     for arrays in sites:
-        reduced = reduce_map(
-            acts[arrays.name],
-            arrays.reduction,
-            layout=arrays.layout,
-            prefix_tokens=arrays.prefix_tokens,
-            grid=arrays.grid,
-        )
+        reduced = reduce_map(acts[arrays.name], arrays, arrays.reduction).to_host()
         value, units = reduced.values[0], np.arange(arrays.units)
         found.append(Scored(arrays, z_scores(arrays, value, units), units, {"value": value}))
     return best_hits(found, top)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -49,28 +49,28 @@ def check_reduction(reduction: str, site: str, layout: str, prefix_tokens: int, 
         raise AtlasError(f"{site} has no patch tokens; choose the reduction 'cls'")
 
 
-def reduce_map(activation: Tensor, reduction: str, **how: Any) -> Reduced:
-    """`reduce_on_device`, in NumPy."""
-    return reduce_on_device(activation, reduction, **how).to_host()
+class Placed(Protocol):
+    """A site, as far as its maps' order of dimensions goes: a `Site` of a network, a site of an atlas."""
+
+    @property
+    def layout(self) -> str: ...
+    @property
+    def prefix_tokens(self) -> int: ...
+    @property
+    def grid(self) -> tuple[int, int] | None: ...
 
 
-def reduce_on_device(
-    activation: Tensor,
-    reduction: str,
-    *,
-    layout: str,
-    prefix_tokens: int = 0,
-    grid: tuple[int, int] | None = None,
-) -> OnDevice:
-    """Reduce an activation map to one number per image and unit.
+def reduce_map(activation: Tensor, site: Placed, reduction: str) -> OnDevice:
+    """Reduce a site's activation map to one number per image and unit, on its device.
 
     activation: [n, units, height, width] for the layout `map`, [n, tokens, units] for `tokens`, [n, units]
     for `vector` (whose values stay as they are). `max` and `mean` go over places, `center` takes the place
-    (height // 2, width // 2), `cls` the first token. The first `prefix_tokens` tokens are no places. grid:
-    (height, width) of the patches, for `center`; without it the middle of a row of tokens is taken. A place
-    that is NaN makes `max` and `mean` NaN. What comes back shares no memory with the map, which a network may
-    overwrite. AtlasError where the reduction does not fit the layout.
+    (height // 2, width // 2), `cls` the first token. The site's `prefix_tokens` are no places; its `grid` is
+    the (height, width) of the patches, for `center`: without it the middle of a row of tokens is taken. A
+    place that is NaN makes `max` and `mean` NaN. What comes back shares no memory with the map, which a
+    network may overwrite. AtlasError where the reduction does not fit the layout.
     """
+    layout, prefix_tokens, grid = site.layout, site.prefix_tokens, site.grid
     check_reduction(reduction, "the map", layout, prefix_tokens, ())
     activation = activation.detach()
     if layout == "vector":

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neurolab.atlas.reductions import OnDevice, Reduced, reduce_on_device
+from neurolab.atlas.reductions import OnDevice, Reduced, reduce_map
 from neurolab.data.items import Batch
-from neurolab.errors import AtlasError
+from neurolab.errors import AtlasError, UnknownSiteError
 from neurolab.memory import freed_memory_kept
 from neurolab.models.attention_layout import contiguous_attention
 from neurolab.models.capture import capture
@@ -81,6 +81,9 @@ class Forward:
         images = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last) / 255
         with self._computing():
             embedded = self.model.encode_image(images)
+        if missing := self._by_name.keys() - self._found.keys():
+            names = ", ".join(sorted(missing))
+            raise UnknownSiteError(f"{names}: not computed for the images of {batch.shard}; mine other sites")
         # Only now is the device waited for.
         reduced = {name: self._found.pop(name).to_host() for name in self._by_name}
         if self.embedding_dim is None or embedded is None:
@@ -97,6 +100,4 @@ class Forward:
         if (units := self.only.get(name)) is not None:
             axis = 1 if site.layout == "map" else activation.ndim - 1
             activation = activation.index_select(axis, torch.from_numpy(units).to(activation.device))
-        self._found[name] = reduce_on_device(
-            activation, self.reduction, layout=site.layout, prefix_tokens=site.prefix_tokens, grid=site.grid
-        )
+        self._found[name] = reduce_map(activation, site, self.reduction)

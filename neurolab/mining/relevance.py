@@ -196,7 +196,7 @@ def _reduce(relevances: Tensor, site: Site, units: NDArray[np.int64]) -> Reduced
         total = some.sum(1, dtype=torch.float64) if site.layout == TOKENS else some
     placed = site.layout != TOKENS or site.shape[0] > site.prefix_tokens
     reduction = "max" if placed else "cls"
-    largest = reduce_map(some, reduction, layout=site.layout, prefix_tokens=site.prefix_tokens)
+    largest = reduce_map(some, site, reduction).to_host()
     return Reduced(total.to("cpu", torch.float32).numpy(), largest.positions)
 
 

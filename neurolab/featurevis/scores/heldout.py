@@ -90,10 +90,4 @@ def view_activations(
 
 def reduced(activation: Tensor, site: SiteArrays) -> NDArray[np.float32]:
     """[n, units]: activation maps reduced as those of the atlas's site were."""
-    return reduce_map(
-        activation,
-        site.reduction,
-        layout=site.layout,
-        prefix_tokens=site.prefix_tokens,
-        grid=site.grid,
-    ).values
+    return reduce_map(activation, site, site.reduction).to_host().values

@@ -79,8 +79,7 @@ class Looker:
         with capture(self.model, self.sites, stop=not self.embeds) as acts:
             embedded = self.model.encode_image(images)
         for name, site in self.sites.items():
-            how = {"layout": site.layout, "prefix_tokens": site.prefix_tokens}
-            yield name, reduce_map(acts[name], "mean", **how).values
+            yield name, reduce_map(acts[name], site, "mean").to_host().values
         if self.embeds and embedded is not None:
             yield EMBEDDING, embedded.to("cpu", torch.float32).numpy()
 

@@ -61,7 +61,7 @@ class Lines:
         parts.append(f"{rate:.1f} images/s")
         if self._total is not None and rate > 0:
             parts.append(f"{max(self._total - self._done, 0) / rate:.0f} s left")
-        self._console.print(", ".join(parts), highlight=False, soft_wrap=True)
+        self._console.print(", ".join(parts), highlight=False, soft_wrap=True, markup=False)
 
 
 class Bar:
@@ -97,7 +97,7 @@ def reporting(show: bool, what: str, total: int | None, done: int) -> Iterator[R
     else:
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             Rate(),
@@ -111,7 +111,7 @@ def reporting(show: bool, what: str, total: int | None, done: int) -> Iterator[R
 def say(show: bool, what: str) -> None:
     """A line on the error stream, where something is shown at all."""
     if show:
-        Console(stderr=True).print(what, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(what, highlight=False, soft_wrap=True, markup=False)
 
 
 @contextmanager
@@ -121,8 +121,8 @@ def status(show: bool, what: str) -> Iterator[None]:
     if not show:
         yield
     elif not console.is_terminal:
-        console.print(f"{what} ...", highlight=False, soft_wrap=True)
+        console.print(f"{what} ...", highlight=False, soft_wrap=True, markup=False)
         yield
     else:
-        with console.status(f"{what} …"):
+        with console.status(Text(f"{what} …")):
             yield

@@ -160,7 +160,7 @@ def test_errors_are_messages(
     assert message in told and "error:" in told and "Traceback" not in told
 
 
-def test_relevant(atlas: Atlas, model: Model, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relevant(atlas: Atlas, model: Model, image_folder: Path) -> None:
     found = json.loads(run("relevant", atlas.path, "layer4.1/7", "--text", "a dog", "--top", 6, "--json"))
     ranking = rank_by_relevance(
         model, image_folder, "layer4.1", Text("a dog"), units=[7], k=6, progress=False
@@ -186,3 +186,22 @@ def test_relevant(atlas: Atlas, model: Model, image_folder: Path, monkeypatch: p
 )
 def test_relevant_to_what_must_be_said(atlas: Atlas, options: list[object], message: str) -> None:
     assert message in run("relevant", atlas.path, "layer4.1/7", *options, code=2)
+
+
+def test_relevant_asks_for_no_image_that_the_atlas_has_not(
+    model: Model, image_folder: Path, tmp_path: Path
+) -> None:
+    """An atlas of the first images of a source, and one of several sources."""
+    mined = {"sites": ["layer4.1"], "k": 5, "workers": 0, "progress": False}
+    first = neurolab.mine(model, image_folder, out=tmp_path / "first", limit=7, **mined)  # type: ignore[arg-type]
+    asked = ("layer4.1/7", "--text", "a dog", "--top", 24, "--json")
+    found = json.loads(run("relevant", first.path, *asked))
+    assert {row["image"] for row in found} == {first.image(number).key for number in range(7)}
+
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.png").write_bytes((image_folder / "odd" / "01.jpg").read_bytes())
+    folders = [str(tmp_path / "one"), str(image_folder)]
+    both = neurolab.mine(model, folders, out=tmp_path / "both", **mined)  # type: ignore[arg-type]
+    assert "--source" in run("relevant", both.path, *asked, code=2)
+    named = [option for folder in folders for option in ("--source", folder)]
+    assert len(json.loads(run("relevant", both.path, *asked, *named))) == min(24, len(both))

@@ -15,7 +15,7 @@ from neurolab.atlas.writing import atomic_path, remove_leftovers
 from neurolab.errors import AtlasError
 
 ROWS_PER_GROUP = 256  # of images.parquet: one thumbnail costs the reading of one group
-ROWS_PER_PART = 512
+ROWS_PER_PART = 512  # held in memory until they are written, with thumbnails and embeddings
 
 SCHEMA = pa.schema(
     [

@@ -5,11 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
-from neurolab.cli import asking, atlases, drawing, judging, mining, ranking, training
+from neurolab.cli import asking, atlases, drawing, judging, mining, training
 from neurolab.cli.options import app
 from neurolab.errors import NeurolabError
 
-__all__ = ["app", "asking", "atlases", "drawing", "judging", "main", "mining", "ranking", "training"]
+__all__ = ["app", "asking", "atlases", "drawing", "judging", "main", "mining", "training"]
 
 
 def main() -> None:

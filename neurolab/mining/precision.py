@@ -23,7 +23,7 @@ class PrecisionEffect:
 
     speed: of the network, times that of float32. error: by how much a unit's values are off (root mean
     square), in standard deviations of its values over the images; the median over units, and what 95 % of
-    them stay below. same: of the tenth of the images that excites a unit most, the share that is the same,
+    them do not exceed. same: of the tenth of the images that excites a unit most, the share that is the same,
     mean over units. Units that do not vary are left out. images: how many it was measured on.
     """
 
@@ -64,7 +64,7 @@ def _strongest(values: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
 def effect_of_precision(
     model: Model, sites: Sequence[Site], batches: Sequence[Batch], reduction: str, precision: str
 ) -> PrecisionEffect:
-    """Compute the batches in float32 and in a precision, and compare. The first warms up and is not timed.
+    """Compute the batches in float32 and in a precision, and compare, each after one pass that is not timed.
 
     ValueError where the batches hold no images.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,10 +14,8 @@ from neurolab.errors import UnknownSiteError
 from neurolab.models import passes
 from neurolab.models.places import layout_at, place_in
 from neurolab.models.sites import locate_site
-from neurolab.models.taps import Edit, Tap
+from neurolab.models.taps import Edit, Reader, Tap
 from neurolab.models.zoo import Model
-
-Reader = Callable[[str, Tensor], None]
 
 # How often the modules of bare networks run in a pass, as their first pass has shown.
 _CALLS: WeakKeyDictionary[nn.Module, dict[str, int]] = WeakKeyDictionary()
@@ -50,7 +48,7 @@ class capture(Mapping[str, Tensor]):
     A bare nn.Module is run once, by its own forward, before it is known how often its modules run and where a
     pass may end; order of dimensions and short names are known for a Model only (`wrap_model`).
 
-    Raises UnknownSiteError, naming the closest sites.
+    Raises UnknownSiteError, naming the closest sites; ValueError for a reader and gradients.
     """
 
     def __init__(

@@ -19,6 +19,7 @@ from neurolab.models.places import Place
 from neurolab.models.tracing import tensors_in
 
 Edit = Callable[[Tensor], Tensor]
+Reader = Callable[[str, Tensor], None]
 
 
 class Owner(Protocol):
@@ -43,7 +44,7 @@ class Tap:
         layout: Layout | None,
         calls: int | None,
         gradients: bool,
-        reader: Callable[[str, Tensor], None] | None = None,
+        reader: Reader | None = None,
     ) -> None:
         self.place, self.module, self.layout, self.calls = place, module, layout, calls
         self.gradients, self.reader = gradients, reader

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -117,13 +117,7 @@ def score_atlas(
     if not rows:
         wanted = f" of the kinds {', '.join(kinds)}" if kinds else ""
         raise AtlasError(f"{atlas.path} has no pictures{wanted}; draw some with `neurolab render --atlas`")
-    first: dict[str, PictureRow] = {}
-    for row in rows if noise else ():
-        first.setdefault(row.unit, row)
-    noisy = [
-        Picture(name, noise_image((row.height, row.width), seed, name), NOISE, seed=seed)
-        for name, row in first.items()
-    ]
+    noisy = noise_beside(rows, seed) if noise else []
     scored = score(
         model, [*rows, *noisy], atlas, second=second, transforms=transforms,
         draws=draws, seed=seed, batch_size=batch_size, progress=progress,
@@ -131,16 +125,40 @@ def score_atlas(
     by_file = {row.file: scores for row, scores in zip(rows, scored[: len(rows)], strict=True)}
     now = [row for row in atlas.pictures() if row.file in by_file]
     atlas.add_pictures([with_scores(row, by_file[row.file]) for row in now])
-    return [row for row in atlas.pictures() if row.file in by_file] + [
-        replace(row, kind=NOISE, facet=None, seed=seed, settings={}, scores=scores, file="", history=())
-        for row, scores in zip(first.values(), scored[len(rows) :], strict=True)
-    ]
+    of_noise = zip(noisy, scored[len(rows) :], strict=True)
+    return [row for row in atlas.pictures() if row.file in by_file] + [unkept(*pair) for pair in of_noise]
 
 
-def noise_image(size: tuple[int, int], seed: int, unit: str) -> np.ndarray:
-    """An image of a unit's own, uint8 [height, width, 3]."""
-    own = np.random.default_rng([seed, zlib.crc32(unit.encode())])
-    return own.integers(0, 256, (*size, 3), dtype=np.uint8)
+def noise_beside(rows: Sequence[PictureRow], seed: int) -> list[Picture]:
+    """White noise for each unit of some pictures; it is the unit's own, whatever else is asked for."""
+    first: dict[str, PictureRow] = {}
+    for row in rows:
+        first.setdefault(row.unit, row)
+    made = []
+    for unit, row in first.items():
+        random = np.random.default_rng([seed, zlib.crc32(unit.encode())])
+        image = random.integers(0, 256, (row.height, row.width, 3), dtype=np.uint8)
+        made.append(Picture(unit, image, NOISE, seed=seed))
+    return made
+
+
+def unkept(picture: Picture, scores: Scores) -> PictureRow:
+    """The row of a picture that is not in the atlas and has no file."""
+    height, width, _ = picture.image.shape
+    return PictureRow(
+        unit=picture.name,
+        kind=picture.kind,
+        facet=picture.facet,
+        seed=picture.seed,
+        settings=picture.settings,
+        settings_hash="",
+        scores=scores,
+        file="",
+        path=Path(),
+        width=width,
+        height=height,
+        history=(),
+    )
 
 
 def with_scores(row: PictureRow, scores: Scores) -> Picture:

@@ -56,7 +56,8 @@ def test_float32_is_float32_and_bfloat16_is_what_torch_computes(tiny_clip: Model
     for dtype in (None, torch.bfloat16):
         found = []
         for batch in batches:
-            images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float() / 255
+            pixels = torch.from_numpy(batch.images).permute(0, 3, 1, 2)
+            images = pixels.to(torch.float32, memory_format=torch.channels_last) / 255
             with (
                 torch.no_grad(),
                 torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None),
@@ -67,7 +68,7 @@ def test_float32_is_float32_and_bfloat16_is_what_torch_computes(tiny_clip: Model
         values.append(torch.cat(found).double())
     error = ((values[1] - values[0]) ** 2).mean(0).sqrt() / values[0].std(0, unbiased=False)
     assert 1e-4 < half.error < 0.2
-    assert half.error == pytest.approx(float(error.median()), rel=0.2)
+    assert half.error == pytest.approx(float(error.quantile(0.5)), rel=1e-3)
 
 
 def test_no_images_are_no_comparison(tiny_clip: Model) -> None:

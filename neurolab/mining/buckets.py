@@ -14,7 +14,8 @@ Hashes = NDArray[np.uint64]
 MOST_BUCKETS = 32
 _HASH_BITS = 59  # so that a bucket's number fits above a hash
 EMPTY = np.uint64(2**_HASH_BITS - 1)  # the hash of a place without an image: larger than any image's
-_FINEST = 40  # a bucket is at least 2**-40 of the largest value wide, so that its number is exact
+FINEST = 40  # a bucket is at least 2**-40 of the largest value wide, so that its number is exact
+SMALLEST = -149  # 2**-149 is the smallest float32
 _UNSEEN = -(2**20)  # the exponent of a unit of which nothing was seen
 _UNITS_AT_ONCE = 2048
 
@@ -145,19 +146,76 @@ class ActivationBuckets:
             kept[now, slot], drawn[now, slot], of[now, slot] = hashes[new], indices[new], values[new]
         largest[at] = kept[at].max(axis=1)
 
+    def outgrown(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The units whose buckets become wider when they are to cover [low, high] [units], too.
+
+        An empty range is from inf to -inf.
+        """
+        units = np.flatnonzero((low < self._low) | (high > self._high))
+        low, high = np.minimum(self._low[units], low[units]), np.maximum(self._high[units], high[units])
+        return units[find_exponents(low, high, self.buckets) != self._exponent[units]]
+
+    def widen(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
+        """Let the buckets cover [low, high] [units], too."""
+        self._widen(slice(0, self.units), low, high)
+
+    def count(self, units: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+        """Add up how many more images of some units are in each bucket, [n, buckets, 1 + concepts], where
+        bucket number i, floor(value / width), is at i modulo buckets."""
+        self._counts[units] += counts
+
+    def admit(
+        self,
+        units: NDArray[np.int64],
+        values: NDArray[np.float32],
+        images: NDArray[np.int64],
+        hashes: Hashes,
+    ) -> None:
+        """Offer single values, [n] each, that the buckets of their units cover, to the draw; none is counted.
+
+        With all whose hash is below the largest that is drawn of their bucket (`largest`), it is as if
+        everything had been offered by `update`.
+        """
+        order = np.argsort(hashes, kind="stable")
+        units, values, images, hashes = units[order], values[order], images[order], hashes[order]
+        numbers = np.floor(values * np.ldexp(1.0, -self._exponent[units]))
+        places = (numbers - np.floor(numbers / self.buckets) * self.buckets).astype(np.int64)
+        self._admit(slice(None), units * self.buckets + places, hashes, images, values)
+
+    @property
+    def largest(self) -> Hashes:
+        """[units, buckets]: the largest hash that is drawn; `EMPTY` where there is room."""
+        return self._largest
+
+    @property
+    def low(self) -> NDArray[np.float32]:
+        """[units]: the least value seen; inf where there was none."""
+        return self._low
+
+    @property
+    def high(self) -> NDArray[np.float32]:
+        """[units]: the largest value seen; -inf where there was none."""
+        return self._high
+
+    @property
+    def exponent(self) -> NDArray[np.int64]:
+        """[units]: a bucket is 2**exponent wide; far below any where nothing was seen."""
+        return self._exponent
+
     def _widen(self, some: slice, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
         """Let the buckets of some units cover [low, high], too."""
-        if not ((low < self._low[some]) | (high > self._high[some])).any():
+        grown = np.flatnonzero((low < self._low[some]) | (high > self._high[some]))
+        if not len(grown):
             return
-        before, lowest = self._exponent[some].copy(), self._low[some].copy()
-        self._low[some] = np.minimum(lowest, low)
-        self._high[some] = np.maximum(self._high[some], high)
-        after = find_exponents(self._low[some], self._high[some], self.buckets)
-        changed = np.flatnonzero((after != before) & (before != _UNSEEN))
-        self._exponent[some] = after
-        if len(changed):
-            units = changed + some.start
-            self._coarsen(units, lowest[changed], before[changed], after[changed])
+        units = grown + some.start
+        before, lowest = self._exponent[units], self._low[units]
+        self._low[units] = np.minimum(lowest, low[grown])
+        self._high[units] = np.maximum(self._high[units], high[grown])
+        after = find_exponents(self._low[units], self._high[units], self.buckets)
+        self._exponent[units] = after
+        changed = (after != before) & (before != _UNSEEN)
+        if changed.any():
+            self._coarsen(units[changed], lowest[changed], before[changed], after[changed])
 
     def _coarsen(
         self,
@@ -286,7 +344,7 @@ def find_exponents(low: NDArray[np.float32], high: NDArray[np.float32], buckets:
     seen = low <= high
     bottom, top = (np.where(seen, ends, 0).astype(np.float64) for ends in (low, high))
     largest = np.maximum(np.abs(bottom), np.abs(top))
-    least = np.maximum(np.frexp(largest)[1].astype(np.int64) - _FINEST, -149)
+    least = np.maximum(np.frexp(largest)[1].astype(np.int64) - FINEST, SMALLEST)
     # The range is above (buckets - 2) widths of the exponent before the one that is sought.
     guess = np.frexp((top - bottom) / buckets)[1].astype(np.int64) - 2
     exponent = np.where(top > bottom, np.maximum(guess, least), least)

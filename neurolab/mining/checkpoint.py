@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from neurolab.atlas.reductions import Reduced
@@ -19,6 +20,7 @@ from neurolab.atlas.writing import read_npz, write_npz
 from neurolab.data.items import Batch
 from neurolab.errors import AtlasError
 from neurolab.mining.remembered import Arrays, Kept, SiteSummaries
+from neurolab.mining.sieve import Sieve, Sifted, sieves
 from neurolab.mining.summaries import draw_hashes
 
 
@@ -37,7 +39,7 @@ class MiningState:
 
     `images` is how many were kept, and the number that the next one gets; `notes` say what was wrong beside
     some of them. `torn` is True while a batch is being taken in, and stays so when that fails: such a state
-    must not be saved.
+    must not be saved. `sieves` hold on a device what `settle` brings into the summaries.
     """
 
     sites: dict[str, SiteSummaries]
@@ -46,6 +48,7 @@ class MiningState:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
     torn: bool = False
+    sieves: list[Sieve] = field(default_factory=list)
 
     @property
     def records(self) -> int:
@@ -61,18 +64,36 @@ class MiningState:
             self.torn = False
 
     def take(
-        self, batch: Batch, reduced: Mapping[str, Reduced], concepts: NDArray[np.int64] | None = None
+        self,
+        batch: Batch,
+        found: Mapping[str, Reduced] | Sequence[Sifted],
+        concepts: NDArray[np.int64] | None = None,
     ) -> None:
-        """Take in a batch, the reduced values of its images by site (none where it has no images), and the
-        numbers of their concepts."""
+        """Take in a batch: the reduced values of its images by site (none where it has no images), or what
+        each of the `sieves` let through; and the numbers of their concepts."""
         images = np.arange(self.images, self.images + len(batch.items), dtype=np.int64)
         hashes = draw_hashes([item.key for item in batch.items])
-        for site, values in reduced.items():
-            self.sites[site].update(values, images, hashes, concepts)
+        if isinstance(found, Mapping):
+            for site, values in found.items():
+                self.sites[site].update(values, images, hashes, concepts)
+        else:
+            for sieve, sifted in zip(self.sieves, found, strict=True):
+                sieve.take(sifted, images, hashes, concepts)
         self.images += len(batch.items)
         self.skipped += [(skip.key, skip.reason) for skip in batch.skipped]
         self.notes += [(note.key, note.reason) for note in batch.notes]
         self.done[batch.shard] = batch.number + 1
+
+    def sieves_on(self, device: torch.device) -> list[Sieve]:
+        """The device's side of the summaries; none until the edges of the histograms are known."""
+        if not self.sieves and self.edges() is not None:
+            self.sieves = sieves(self.sites, device)
+        return self.sieves
+
+    def settle(self) -> None:
+        """Bring into the summaries what the device has counted."""
+        for sieve in self.sieves:
+            sieve.drain()
 
     def append(self, after: MiningState) -> None:
         """Take in the state of another pass, over the records that come next; it is used up by that."""
@@ -92,6 +113,7 @@ class MiningState:
 
     def save(self, path: str | Path) -> None:
         """Write everything to one file, atomically."""
+        self.settle()
         about = {
             "done": self.done,
             "images": self.images,

@@ -88,6 +88,13 @@ class CoActivation:
         for values, hashes in gathered:
             self.update(values, hashes)
 
+    @property
+    def scale(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What counts as the middle, and the step to which activations are rounded, [units] each."""
+        if self._middle is None or self._step is None:
+            raise ValueError("the edges are not known yet, by which activations are rounded")
+        return self._middle, self._step
+
     def append(self, after: CoActivation) -> None:
         """Take in what `after` has seen of the images that come next, be the edges known to it or not."""
         if after._middle is None:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BITS = 32  # of a digit
-_ROWS_AT_ONCE = 1 << 16  # digits are below 2**32, and a float64 holds sums below 2**53 exactly
+ROWS_AT_ONCE = 1 << 16  # digits are below 2**32, and a float64 holds sums below 2**53 exactly
 _NUMBERS_AT_ONCE = 1 << 16  # of a block that stays in the cache while its digits are taken
 
 
@@ -31,8 +31,8 @@ class ExactSums:
 
     def add(self, numbers: NDArray[np.float64]) -> None:
         """Add up `numbers` [n, columns], all finite, onto the sums."""
-        for top in range(0, len(numbers), _ROWS_AT_ONCE):
-            rows = numbers[top : top + _ROWS_AT_ONCE]
+        for top in range(0, len(numbers), ROWS_AT_ONCE):
+            rows = numbers[top : top + ROWS_AT_ONCE]
             width = max(1, _NUMBERS_AT_ONCE // len(rows))
             for left in range(0, rows.shape[1], width):
                 self._add_block(np.array(rows[:, left : left + width]), slice(left, left + width))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from neurolab.errors import AtlasError, UnknownSiteError
 from neurolab.memory import freed_memory_kept
 from neurolab.models.attention_layout import contiguous_attention
 from neurolab.models.capture import capture
+from neurolab.models.exact_float import full_float32
 from neurolab.models.sites import Site
 from neurolab.models.zoo import Model
 
@@ -29,13 +30,38 @@ PRECISIONS: dict[str, torch.dtype | None] = {
 }
 
 
+class Staged(NamedTuple):
+    """A batch and its pixels [n, height, width, 3] on the device; to a GPU they are on their way."""
+
+    batch: Batch
+    pixels: Tensor
+    arrived: torch.cuda.Event | None
+
+
+class Pass(NamedTuple):
+    """The network's pass over a batch: what it gives, on the device, which may still be computing it."""
+
+    batch: Batch
+    reduced: dict[str, OnDevice]
+    embedded: Tensor | None
+
+    def to_host(self) -> dict[str, Reduced]:
+        """The reduced values of each site, once they are there."""
+        return {name: found.to_host() for name, found in self.reduced.items()}
+
+    def embeddings(self) -> NDArray[np.float16] | None:
+        """The embeddings [n, D] of the images, once they are there; None where the model has none."""
+        return None if self.embedded is None else self.embedded.to("cpu", torch.float16).numpy()
+
+
 class Forward:
     """The reduced activations of some sites, and the embeddings, for batches of images.
 
-    precision: "float32" runs the network as it is; "bfloat16" or "float16" by torch's autocast. Values are
-    float32 in any case. only: the units of sites of which not all are asked for; `sites` then have so many.
-    Use as a context manager: inside, the model is under capture. Maps are reduced while the network runs, and
-    none is kept: those of all sites of a batch would take gigabytes.
+    precision: "float32" runs the network as it is, and on a GPU without TensorFloat-32; "bfloat16" or
+    "float16" by torch's autocast. Values are float32 in any case. only: the units of sites of which not all
+    are asked for; `sites` then have so many. Use as a context manager: inside, the model is under capture.
+    Maps are reduced while the network runs, and none is kept: those of all sites of a batch would take
+    gigabytes.
     """
 
     def __init__(
@@ -54,6 +80,13 @@ class Forward:
         self._by_name = {site.name: site for site in self.sites}
         self._found: dict[str, OnDevice] = {}
         self._held = ExitStack()
+        on_gpu = model.device.type == "cuda"
+        self._copying = torch.cuda.Stream(model.device) if on_gpu else None
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether `start` returns before the network has run: on a GPU."""
+        return self._copying is not None
 
     def __enter__(self) -> Forward:
         # Without embeddings nothing behind the deepest site is needed, and the pass stops there.
@@ -61,6 +94,8 @@ class Forward:
         with ExitStack() as stack:
             if self.model.device.type == "cpu":
                 stack.enter_context(freed_memory_kept())
+            if self.precision == "float32":
+                stack.enter_context(full_float32())
             stack.enter_context(capture(self.model, list(self._by_name), stop=stop, reader=self._read))
             stack.enter_context(contiguous_attention(self.model.module))
             self._held = stack.pop_all()
@@ -71,12 +106,30 @@ class Forward:
     ) -> None:
         self._held.close()
 
-    @torch.inference_mode()
     def __call__(self, batch: Batch) -> tuple[dict[str, Reduced], NDArray[np.float16] | None]:
         """The reduced values of each site, by its name, and embeddings [images, D] of a batch with images."""
+        pass_ = self.start(self.stage(batch))
+        return pass_.to_host(), pass_.embeddings()
+
+    def stage(self, batch: Batch) -> Staged:
+        """Send the pixels of a batch to the device; a GPU gets them while it computes something else."""
         pixels = torch.from_numpy(batch.images)
-        if self.model.device.type == "cuda":
-            pixels = pixels.pin_memory().to(self.model.device, non_blocking=True)
+        if self._copying is None:
+            return Staged(batch, pixels.to(self.model.device), None)
+        with torch.cuda.stream(self._copying):
+            there = pixels.pin_memory().to(self.model.device, non_blocking=True)
+        return Staged(batch, there, self._copying.record_event())
+
+    @torch.inference_mode()
+    def start(self, staged: Staged) -> Pass:
+        """Have the network run on a batch; a GPU is not waited for."""
+        batch, pixels, arrived = staged
+        if not batch.items:
+            return Pass(batch, {}, None)
+        if arrived is not None:
+            current = torch.cuda.current_stream(self.model.device)
+            current.wait_event(arrived)
+            pixels.record_stream(current)
         # Channels last in memory: convolutions on a CPU, and the maximum over a map, are faster so.
         images = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last) / 255
         with self._computing():
@@ -84,11 +137,8 @@ class Forward:
         if missing := self._by_name.keys() - self._found.keys():
             names = ", ".join(sorted(missing))
             raise UnknownSiteError(f"{names}: not computed for the images of {batch.shard}; mine other sites")
-        # Only now is the device waited for.
-        reduced = {name: self._found.pop(name).to_host() for name in self._by_name}
-        if self.embedding_dim is None or embedded is None:
-            return reduced, None
-        return reduced, embedded.to("cpu", torch.float16).numpy()
+        reduced = {name: self._found.pop(name) for name in self._by_name}
+        return Pass(batch, reduced, embedded if self.embedding_dim is not None else None)
 
     def _computing(self) -> AbstractContextManager[Any]:
         dtype = PRECISIONS[self.precision]

@@ -65,6 +65,10 @@ class Histogram:
             self._fix_edges(margin=0.25)
         self._count(floats)
 
+    def count(self, counts: NDArray[np.int64]) -> None:
+        """Add up counts [units, bins + 2] between the edges, which are fixed; below and above included."""
+        self._counts += counts
+
     def finish(self) -> None:
         """Fix the edges of a source that ended within the sample. Without effect once they are fixed."""
         if self.edges is None:

@@ -24,6 +24,7 @@ from neurolab.mining.concepts import Concepts
 from neurolab.mining.forward import Forward
 from neurolab.mining.identity import Identity, unfinished
 from neurolab.mining.parts import Part
+from neurolab.mining.passes import Computed, computed
 from neurolab.mining.remembered import Kept
 from neurolab.mining.selection import Units, written
 from neurolab.models.sites import Site
@@ -31,7 +32,7 @@ from neurolab.models.zoo import Model
 from neurolab.progress import Reporter
 
 CHECKPOINT = "checkpoint.npz"
-Taken = TypeVar("Taken", Batch, Part)
+Taken = TypeVar("Taken", Computed, Part)
 
 
 class Job:
@@ -84,7 +85,7 @@ class Job:
     def run(self, batches: Iterable[Batch], reporter: Reporter) -> None:
         """Compute all batches and take them in."""
         with self.forward:
-            self._take_all(batches, self.take, reporter)
+            self._take_all(computed(self.forward, batches, self.state, self.concepts), self.take, reporter)
 
     def run_parts(self, parts: Iterable[Part], reporter: Reporter) -> None:
         """Take in parts that were mined elsewhere, in the order of the source."""
@@ -123,13 +124,11 @@ class Job:
                 "the same build again: it goes on where it was"
             ) from error
 
-    def take(self, batch: Batch) -> None:
-        """Compute a batch and take it in, wholly or not at all."""
-        reduced, embeddings = self.forward(batch) if batch.items else ({}, None)
-        concepts = self.concepts.numbers(batch.items, embeddings) if self.concepts else None
+    def take(self, ready: Computed) -> None:
+        """Take in a batch, wholly or not at all."""
         with self.state.taking():
-            self.state.take(batch, reduced, concepts)
-            self._keep_images(batch.items, embeddings)
+            self.state.take(ready.batch, ready.found, ready.concepts)
+            self._keep_images(ready.batch.items, ready.embeddings)
 
     def take_part(self, part: Part) -> None:
         """Take in what was mined elsewhere of the records behind those that are done."""

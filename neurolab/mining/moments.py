@@ -10,7 +10,7 @@ from neurolab.mining.exact import ExactSums
 State = dict[str, NDArray[np.generic]]
 
 # float32 numbers are multiples of 2**-149 below 2**128; their squares need twice as many bits.
-_LOWEST, _HIGHEST = -160, 128
+LOWEST, HIGHEST = -160, 128
 
 
 class Moments:
@@ -26,8 +26,8 @@ class Moments:
         self.units = units
         self.count = np.zeros(units, np.int64)
         self._infinite = np.zeros((2, units), np.int64)  # how many were -inf and inf
-        self._sum = ExactSums(units, _LOWEST, _HIGHEST)
-        self._squares = ExactSums(units, 2 * _LOWEST, 2 * _HIGHEST)
+        self._sum = ExactSums(units, LOWEST, HIGHEST)
+        self._squares = ExactSums(units, 2 * LOWEST, 2 * HIGHEST)
         self._min = np.full(units, np.inf, np.float32)
         self._max = np.full(units, -np.inf, np.float32)
 

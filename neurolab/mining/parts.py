@@ -15,6 +15,7 @@ from neurolab.data.sources import Record, Shard, Source
 from neurolab.mining.checkpoint import MiningState, fresh_state
 from neurolab.mining.concepts import Concepts
 from neurolab.mining.forward import Forward
+from neurolab.mining.passes import computed
 from neurolab.mining.remembered import Kept
 
 ENDLESS = 2**62
@@ -70,13 +71,13 @@ class Task:
             workers=self.workers,
             done={span.shard.name: span.first},
         )
-        for batch in batches:
-            reduced, of_batch = forward(batch) if batch.items else ({}, None)
-            numbers = self.concepts.numbers(batch.items, of_batch) if self.concepts else None
-            state.take(batch, reduced, numbers)
+        for batch, found, of_batch, concepts in computed(forward, batches, state, self.concepts):
+            state.take(batch, found, concepts)
             part.items += batch.items
             if of_batch is not None:
                 embeddings.append(of_batch)
+        state.settle()
+        state.sieves = []  # which belong to the device here
         part.embeddings = np.concatenate(embeddings) if embeddings else None
         if span.shard.size is None and not span.is_full(part.records, self.batch_size):
             state.done[span.shard.name] = ALL_DONE

@@ -100,10 +100,10 @@ class SiteSummaries:
         if self.buckets is not None:
             self.buckets.update(reduced.values, images, hashes, concepts)
         if self.coactivation is not None:
-            self._fix()
+            self.fix()
             self.coactivation.update(reduced.values, hashes)
 
-    def _fix(self) -> None:
+    def fix(self) -> None:
         """What waits for the edges of the histogram gets them, once they are there."""
         if self.coactivation is not None and self.histogram.edges is not None:
             self.coactivation.fix(self.histogram.edges)
@@ -111,7 +111,7 @@ class SiteSummaries:
     def append(self, after: SiteSummaries) -> None:
         """Take in what another pass has seen of the images that come next."""
         self.histogram.append(after.histogram)
-        self._fix()
+        self.fix()
         if self.coactivation is not None and after.coactivation is not None:
             self.coactivation.append(after.coactivation)
         for name, summary in self.parts().items():
@@ -131,7 +131,7 @@ class SiteSummaries:
     def others(self) -> dict[str, Arrays]:
         """The arrays of what may be left out, by the atlas's names: lowest, buckets, coactivation."""
         self.histogram.finish()
-        self._fix()
+        self.fix()
         left = {"lowest": self.lowest, "buckets": self.buckets, "coactivation": self.coactivation}
         return {name: summary.arrays() for name, summary in left.items() if summary is not None}
 

@@ -100,6 +100,34 @@ class TopK:
         self._position[units, slots] = positions[rows, units]
         self._filled += newcomers
 
+    @property
+    def bar(self) -> NDArray[np.float32]:
+        """[units]: the least value that an image after all those offered so far may still enter with."""
+        above = np.nextafter(self._least, np.float32(np.inf))
+        return np.where(self._least_image == _NO_IMAGE, np.float32(-np.inf), above)
+
+    def admit(
+        self,
+        units: NDArray[np.int64],
+        values: NDArray[np.float32],
+        images: NDArray[np.int64],
+        positions: NDArray[np.int32],
+    ) -> None:
+        """Offer single values, [n] each, of `units` in ascending order; NaN and -0.0 are not among them.
+
+        With all that reach the `bar` of their unit, it is as if everything had been offered by `update`.
+        """
+        keys = pack(values, images)
+        counts = np.bincount(units, minlength=self.units)
+        turn = np.arange(len(units)) - np.repeat(np.cumsum(counts) - counts, counts)
+        for start in range(0, int(counts.max(initial=0)), self._room):
+            now = slice(None) if counts.max() <= self._room else (turn // self._room) == start // self._room
+            of, newcomers = units[now], np.clip(counts - start, 0, self._room)
+            self._make_room(np.flatnonzero(self._filled + newcomers > self._keys.shape[1]))
+            slots = self._filled[of] + turn[now] - start
+            self._keys[of, slots], self._position[of, slots] = keys[now], positions[now]
+            self._filled += newcomers
+
     def _make_room(self, units: NDArray[np.int64]) -> None:
         for start in range(0, len(units), _UNITS_AT_ONCE):
             some = units[start : start + _UNITS_AT_ONCE]
@@ -181,6 +209,21 @@ class BottomK(TopK):
     def update(self, values: ArrayLike, indices: ArrayLike, positions: NDArray[np.int32]) -> None:
         """Offer `values` [n, units] of images `indices` [n] (0 to 2**32 - 1) at `positions` [n, units]."""
         super().update(-np.asarray(values, np.float32), indices, positions)
+
+    @property
+    def bar(self) -> NDArray[np.float32]:
+        """[units]: the largest value that may still enter."""
+        return -super().bar
+
+    def admit(
+        self,
+        units: NDArray[np.int64],
+        values: NDArray[np.float32],
+        images: NDArray[np.int64],
+        positions: NDArray[np.int32],
+    ) -> None:
+        """As `TopK.admit`."""
+        super().admit(units, np.float32(0) - values, images, positions)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """`values` (inf where there is no image), `images` and `position`, for the atlas."""

@@ -1,0 +1,102 @@
+"""The device's side of the images that are drawn of every level of activation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neurolab.mining.buckets import FINEST, SMALLEST, ActivationBuckets
+from neurolab.mining.tallies import BucketTally
+
+
+class Draws:
+    """Which values of a batch may enter the draws of `ActivationBuckets`, and how many are of which bucket.
+
+    sites: of each, the slice of the units that are its, and its buckets.
+    """
+
+    def __init__(self, sites: Sequence[tuple[slice, ActivationBuckets]], device: torch.device) -> None:
+        self.sites = list(sites)
+        units, (_, self.buckets, _, concepts) = self.sites[-1][0].stop, self.sites[0][1].sizes
+        self._firsts = torch.arange(units, device=device) * self.buckets
+        self._tally = BucketTally(units, self.buckets, concepts, device)
+        self._low, self._high = (torch.empty(units, device=device) for _ in range(2))
+        self._exponent = torch.empty(units, dtype=torch.int64, device=device)
+        self._scale = torch.empty(units, dtype=torch.float64, device=device)
+        self._largest = torch.empty(units, self.buckets, dtype=torch.int64, device=device)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Learn from the host how wide the buckets are, and which hashes may still enter."""
+        for units, buckets in self.sites:
+            # Where nothing was seen there is no width, and any will do: all is admitted there.
+            scale = np.ldexp(1.0, -np.maximum(buckets.exponent, SMALLEST))
+            upload(self._scale[units], scale)
+            upload(self._exponent[units], buckets.exponent)
+            upload(self._low[units], buckets.low)
+            upload(self._high[units], buckets.high)
+            upload(self._largest[units], buckets.largest.view(np.int64))
+
+    def places(self, values: Tensor, finite: Tensor) -> Tensor:
+        """Where values [n, units] belong, unit * buckets + bucket; those that are not finite, and those of
+        units whose buckets do not reach as far, anywhere."""
+        numbers = (torch.where(finite, values, 0.0) * self._scale).floor_()
+        numbers -= (numbers / self.buckets).floor_() * self.buckets
+        # Exact where the buckets reach; far outside rounding could leave no place at all.
+        numbers.clamp_(0, self.buckets - 1)
+        return numbers.to(torch.int64).add_(self._firsts)
+
+    def admitted(self, values: Tensor, finite: Tensor, hashes: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Which values [n, units] of images with these hashes [n] may be drawn: bool. low, high [units]: the
+        ends of those that are finite.
+
+        Of a unit whose buckets must become wider all may: which bucket is whose is not known yet.
+        """
+        beats = hashes[:, None] < self._largest.view(-1)[self.places(values, finite)]
+        return finite & (beats | self._outgrown(low, high))
+
+    def _outgrown(self, low: Tensor, high: Tensor) -> Tensor:
+        """As `ActivationBuckets.outgrown`, as bool [units]."""
+        low, high = torch.minimum(low, self._low), torch.maximum(high, self._high)
+        seen = low <= high
+        bottom, top = (torch.where(seen, end, 0.0).to(torch.float64) for end in (low, high))
+        wide = (top * self._scale).floor() - (bottom * self._scale).floor() >= self.buckets
+        least = torch.frexp(torch.maximum(bottom.abs(), top.abs())).exponent.to(torch.int64) - FINEST
+        return seen & (wide | (least.clamp_min(SMALLEST) > self._exponent))
+
+    def widen(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> bool:
+        """Let the host's buckets cover [low, high] [units], too; whether any became wider.
+
+        What was counted of these belongs to the old buckets, and goes there first.
+        """
+        widened = False
+        for units, buckets in self.sites:
+            outgrown = buckets.outgrown(low[units], high[units])
+            if len(outgrown):
+                widened = True
+                on_device = torch.from_numpy(outgrown + units.start).to(self._scale.device)
+                buckets.count(outgrown, self._tally.drain_units(on_device))
+            buckets.widen(low[units], high[units])
+        return widened
+
+    def count(self, values: Tensor, finite: Tensor, concepts: NDArray[np.int64] | None) -> None:
+        """Count values [n, units] and the concepts of their images, [n] or None."""
+        numbers = np.full(len(values), -1) if concepts is None else concepts
+        of_image = torch.from_numpy(numbers).to(values.device, non_blocking=True)
+        self._tally.add(self.places(values, finite), finite, of_image)
+
+    def drain(self) -> None:
+        """Give the host's buckets what was counted."""
+        counts = self._tally.drain()
+        for units, buckets in self.sites:
+            buckets.count(np.arange(buckets.units), counts[units])
+
+
+def upload(there: Tensor, array: NDArray[np.generic]) -> None:
+    """Copy an array to where a tensor is, in its turn among what the device has to do."""
+    here = torch.from_numpy(np.ascontiguousarray(array))
+    there.copy_(here.pin_memory() if there.is_cuda else here, non_blocking=True)

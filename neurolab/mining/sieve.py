@@ -1,0 +1,227 @@
+"""Of a batch's activations only what the summaries of their units need, found where the activations are.
+
+On a GPU a network computes thousands of images a second, and NumPy's summaries take in some hundreds of as
+many units. But of a long pass nearly no image is among the best of a unit so far, or in the draw of one of
+its levels. So the device finds the few values that may enter (`sift`) and does the counting, and the host
+takes in the few (`take`) while the device computes the next batch. The summaries are the same to the byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neurolab.atlas.reductions import OnDevice
+from neurolab.mining.buckets import Hashes
+from neurolab.mining.coactivation import CoActivation, random_signs
+from neurolab.mining.draws import Draws, upload
+from neurolab.mining.moments import Moments
+from neurolab.mining.remembered import Arrays, SiteSummaries
+from neurolab.mining.tallies import CoActivationTally, HistogramTally, MomentsTally
+
+UNITS_AT_ONCE = 2**16  # bounds the device's memory: some ten copies of a batch's values in float64
+TOP, LOWEST, DRAWN = 1, 2, 4  # what a value may enter
+
+
+class Entries(NamedTuple):
+    """The values of a batch that may enter a summary, [n] each, by unit and then by row of the batch.
+
+    kinds: which summaries, as a sum of TOP, LOWEST and DRAWN. low, high [units]: the ends of the finite
+    values of the batch, inf and -inf where there is none. sizes [2]: the ends of their sizes but 0.
+    """
+
+    units: Tensor
+    rows: Tensor
+    values: Tensor
+    positions: Tensor
+    kinds: Tensor
+    low: Tensor
+    high: Tensor
+    sizes: Tensor
+
+
+class Sifted(NamedTuple):
+    """A batch after `sift`: what may enter, on its way to the host, and the event of its arrival from a GPU;
+    on the device, its values [n, units] and which of them are finite."""
+
+    entries: Entries
+    values: Tensor
+    finite: Tensor
+    arrived: torch.cuda.Event | None
+
+
+class Sieve:
+    """The device's side of the summaries of some sites, whose histograms know their edges.
+
+    After `take` of what `sift` gave, batch by batch, and `drain`, the summaries are what `update` would have
+    made them; between `take` and `drain` they lack what is counted. Numbers of images must rise.
+    """
+
+    def __init__(self, sites: Mapping[str, SiteSummaries], device: torch.device) -> None:
+        self.sites = dict(sites)
+        for summaries in sites.values():
+            summaries.fix()
+        ends = np.cumsum([of.top.units for of in sites.values()]).tolist()
+        self.slices = [slice(end - of.top.units, end) for end, of in zip(ends, sites.values(), strict=True)]
+        some, units = next(iter(sites.values())), ends[-1]
+        self._seen = 0
+        self._moments = MomentsTally(units, device)
+        self._histogram = HistogramTally(self._joined(lambda of: of.histogram.edges), device)
+        self._top = torch.empty(units, device=device)
+        self._lowest = None if some.lowest is None else torch.empty(units, device=device)
+        self._draws: Draws | None = None
+        if some.buckets is not None:
+            buckets = [(its, of.buckets) for its, of in self._by_slice() if of.buckets is not None]
+            self._draws = Draws(buckets, device)
+        self._coactivation: CoActivationTally | None = None
+        if (projected := some.coactivation) is not None:
+            scale = self._joined(lambda of: of.coactivation and np.stack(of.coactivation.scale, axis=1))
+            self._coactivation = CoActivationTally(projected.count, scale[:, 0], scale[:, 1], device)
+        self._refresh()
+
+    def _by_slice(self) -> Iterator[tuple[slice, SiteSummaries]]:
+        return zip(self.slices, self.sites.values(), strict=True)
+
+    def _joined(self, of: Callable[[SiteSummaries], Any]) -> NDArray[np.float64]:
+        return np.concatenate([of(summaries) for summaries in self.sites.values()])
+
+    def _refresh(self) -> None:
+        """Let the device know what may still enter."""
+        for its, summaries in self._by_slice():
+            upload(self._top[its], summaries.top.bar)
+            if summaries.lowest is not None and self._lowest is not None:
+                upload(self._lowest[its], summaries.lowest.bar)
+        if self._draws is not None:
+            self._draws.refresh()
+
+    def sift(self, reduced: Mapping[str, OnDevice], hashes: Hashes) -> Sifted:
+        """What of a batch may enter the summaries, on its way to the host; these stay as they are.
+
+        reduced: of all sites, as `reduce_map` gives it. Waits until the device has computed it.
+        """
+        parts = [reduced[site] for site in self.sites]
+        values = torch.cat([part.values.to(torch.float32) for part in parts], dim=1) + 0.0  # no -0.0
+        positions = torch.cat([part.positions.to(torch.int32) for part in parts], dim=1)
+        finite = values.isfinite()
+        low = torch.where(finite, values, torch.inf).amin(dim=0)
+        high = torch.where(finite, values, -torch.inf).amax(dim=0)
+        kinds = (values >= self._top).to(torch.uint8)
+        if self._lowest is not None:
+            kinds += LOWEST * (values <= self._lowest)
+        if self._draws is not None:
+            hashes_there = torch.from_numpy(hashes.view(np.int64)).to(values.device)
+            kinds += DRAWN * self._draws.admitted(values, finite, hashes_there, low, high)
+        units, rows = kinds.T.nonzero(as_tuple=True)
+        size = values.abs()
+        least = torch.where(finite & (size > 0), size, torch.inf).amin()
+        largest = torch.where(finite, size, 0.0).amax()
+        found = Entries(
+            units, rows, values[rows, units], positions[rows, units], kinds[rows, units], low, high,
+            torch.stack([least, largest]),
+        )  # fmt: skip
+        entries = Entries(*(tensor.to("cpu", non_blocking=True) for tensor in found))
+        arrived = torch.cuda.Event() if values.is_cuda else None
+        if arrived is not None:
+            arrived.record()
+        return Sifted(entries, values, finite, arrived)
+
+    def take(
+        self, sifted: Sifted, images: NDArray[np.int64], hashes: Hashes, concepts: NDArray[np.int64] | None
+    ) -> None:
+        """Take in a batch, as `SiteSummaries.update`; nothing was taken in since it was sifted."""
+        if sifted.arrived is not None:
+            sifted.arrived.synchronize()
+        units, rows, values, positions, kinds, low, high, sizes = (
+            tensor.numpy() for tensor in sifted.entries
+        )
+        if self._draws is not None:
+            self._draws.widen(low, high)
+        ends = np.searchsorted(units, [its.stop for its in self.slices])
+        for (its, summaries), start, stop in zip(self._by_slice(), [0, *ends[:-1]], ends, strict=True):
+            some = slice(start, stop)
+            of = (
+                units[some] - its.start,
+                values[some],
+                images[rows[some]],
+                positions[some],
+                hashes[rows[some]],
+            )
+            _enter(summaries, kinds[some], *of)
+        self._refresh()
+        self._count(sifted, sizes.tolist(), hashes, concepts)
+
+    def _count(
+        self, sifted: Sifted, sizes: list[float], hashes: Hashes, concepts: NDArray[np.int64] | None
+    ) -> None:
+        """Have the device count a batch; it is not waited for."""
+        values, finite = sifted.values, sifted.finite
+        self._moments.add(values, finite, *sizes)
+        self._histogram.add(values)
+        if self._draws is not None:
+            self._draws.count(values, finite, concepts)
+        if self._coactivation is not None:
+            self._coactivation.add(values, random_signs(hashes, self._coactivation.count))
+        self._seen += len(values)
+
+    def drain(self) -> None:
+        """Give the summaries what the device has counted since the last time."""
+        if not self._seen:
+            return
+        seen, self._seen = self._seen, 0
+        moments, histogram = self._moments.drain(), self._histogram.drain()
+        projected = None if self._coactivation is None else self._coactivation.drain()
+        if self._draws is not None:
+            self._draws.drain()
+        for its, summaries in self._by_slice():
+            mine = {name: array[..., its] for name, array in moments.items()}
+            summaries.moments.merge(Moments.from_state(mine))
+            summaries.histogram.count(histogram[its])
+            for best in (summaries.top, summaries.lowest):
+                if best is not None:
+                    best.nan = best.nan + (seen - mine["count"].astype(np.int64))
+            if summaries.coactivation is not None and projected is not None:
+                summaries.coactivation.merge(CoActivation.from_state(_of_units(projected, its)))
+
+
+def _enter(
+    summaries: SiteSummaries,
+    kinds: NDArray[np.uint8],
+    units: NDArray[np.int64],
+    values: NDArray[np.float32],
+    images: NDArray[np.int64],
+    positions: NDArray[np.int32],
+    hashes: Hashes,
+) -> None:
+    """Offer values to the summaries that they may enter."""
+    for kind, best in ((TOP, summaries.top), (LOWEST, summaries.lowest)):
+        if best is not None:
+            some = np.flatnonzero(kinds & kind)
+            best.admit(units[some], values[some], images[some], positions[some])
+    if summaries.buckets is not None:
+        some = np.flatnonzero(kinds & DRAWN)
+        summaries.buckets.admit(units[some], values[some], images[some], hashes[some])
+
+
+def _of_units(state: Arrays, units: slice) -> Arrays:
+    """A state of co-activations, of some of its units."""
+    per_unit = ("sum", "projected", "middle", "step")
+    mine = {name: array[units] if name in per_unit else array for name, array in state.items()}
+    return mine | {"waiting": state["waiting"][:, units]}
+
+
+def sieves(sites: Mapping[str, SiteSummaries], device: torch.device) -> list[Sieve]:
+    """Sieves for some sites, each for no more of them than the device should hold at once."""
+    groups: list[dict[str, SiteSummaries]] = []
+    room = 0
+    for name, summaries in sites.items():
+        if not groups or summaries.top.units > room:
+            groups.append({})
+            room = UNITS_AT_ONCE
+        groups[-1][name] = summaries
+        room -= summaries.top.units
+    return [Sieve(group, device) for group in groups]

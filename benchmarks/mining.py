@@ -33,7 +33,7 @@ def measure(plan: Plan, folder: Path) -> Iterator[Row]:
     yield from rows.long_pass(plan)
     yield rows.growth(plan, folder)
     yield from rows.queries(plan, folder)
-    yield rows.gpu(plan)
+    yield from rows.gpu(plan)
     yield from rows.cost(plan)
 
 

@@ -74,6 +74,17 @@ def time_mining(
     return speed.mined(model, list_sites(model, sites), in_memory(model, size, batches), warm)
 
 
+def time_ahead(
+    network: str, size: int, batches: int, sites: str | None, warm: int, precision: str
+) -> dict[str, list[float]]:
+    """`speed.mined_ahead` on a GPU, and `speed.bare` after it in the same precision, as "bare"."""
+    model = load(network, "cuda")
+    pictures = in_memory(model, size, batches)
+    mined = speed.mined_ahead(model, list_sites(model, sites), pictures, warm, precision)
+    with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bfloat16"):
+        return mined | {"bare": speed.bare(model, pictures, keep=True)}
+
+
 def time_pipeline(network: str, shards: str, size: int) -> dict[str, float]:
     """`speed.pipeline` of all sites."""
     model = load(network)
@@ -123,7 +134,16 @@ def write_index(images: int) -> dict[str, float]:
 
 CHILDREN: dict[str, Callable[..., Any]] = {
     child.__name__: child
-    for child in (time_bare, time_mining, time_pipeline, time_engine, mine_engine, mine_shards, write_index)
+    for child in (
+        time_bare,
+        time_mining,
+        time_ahead,
+        time_pipeline,
+        time_engine,
+        mine_engine,
+        mine_shards,
+        write_index,
+    )
 }
 
 

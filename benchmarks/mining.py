@@ -55,13 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="a look, with smaller networks and wide spreads")
+    parser.add_argument("--gpu", action="store_true", help="only the rows that need a GPU")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     parser.add_argument("--out", type=Path, help="where to write the table")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     plan, found = QUICK if given.quick else Plan(), []
     with tempfile.TemporaryDirectory() as folder:
-        for row in measure(plan, Path(folder)):
+        for row in rows.gpu(plan) if given.gpu else measure(plan, Path(folder)):
             found.append(row)
             print(f"{row.key:26} {row.value}  {row.note}", flush=True)
     settings = setting(plan)

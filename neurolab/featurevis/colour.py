@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neurolab.models.constants import constant
+
 # Lucid's square root of the correlations of ImageNet's colours. Rows are red, green, blue; columns are
 # brightness, red against blue, and green against both.
 SQRT_CORRELATION = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
@@ -27,7 +29,8 @@ def colour_matrix() -> Tensor:
 
 def correlate(decorrelated: Tensor) -> Tensor:
     """Decorrelated colours [batch, 3, height, width] as correlated ones, of any range: M z at every pixel."""
-    matrix = colour_matrix().to(decorrelated)
+    rows = tuple(map(tuple, colour_matrix().tolist()))
+    matrix = constant(rows, decorrelated.dtype, decorrelated.device)
     return (matrix @ decorrelated.flatten(2)).view_as(decorrelated)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from neurolab.errors import MissingTextTowerError, UnknownModelError
 from neurolab.models import layouts, passes
+from neurolab.models.constants import constant
 from neurolab.models.tracing import tensors_in
 
 if TYPE_CHECKING:
@@ -105,7 +106,9 @@ class Model:
                 "images must be floating-point numbers in [0, 1] of shape [batch, 3, height, width], not "
                 f"{images.dtype} of shape {tuple(images.shape)}"
             )
-        mean, std = images.new_tensor(self.mean), images.new_tensor(self.std)
+        mean, std = (
+            constant(tuple(numbers), images.dtype, images.device) for numbers in (self.mean, self.std)
+        )
         return (images - mean[:, None, None]) / std[:, None, None]
 
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor | None:

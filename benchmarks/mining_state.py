@@ -43,7 +43,7 @@ def warm_up_on(
     device: torch.device, state: MiningState, reduced: dict[str, Reduced], images: int, size: int = 256
 ) -> None:
     """The same, but for the first images, by what the device does for the state."""
-    first = min(images, KEPT.sample)
+    first = KEPT.sample + size  # with the first image after the sample the edges are known
     warm_up(state, reduced, first)
     spreads = {
         site: [torch.from_numpy(end).to(device) for end in (of.values.mean(axis=0), of.values.std(axis=0))]

@@ -18,6 +18,7 @@ from neurolab.featurevis.methods import Method
 from neurolab.featurevis.objectives import Objective
 from neurolab.featurevis.picture import Picture
 from neurolab.featurevis.progress import Report
+from neurolab.featurevis.recording import Recording
 from neurolab.featurevis.regularizers import PICTURE
 from neurolab.featurevis.rescue import redirected_relus
 from neurolab.featurevis.transforms import AnyTransform, Frame, find_transforms
@@ -37,6 +38,7 @@ class Recipe:
     """A method for pictures and views of given sizes, and so many steps of it.
 
     precision: what the network computes in, "float32" or "bfloat16"; pictures and objectives are float32.
+    cuda_graph: whether a GPU gets its steps as a `Recording`, where they are all alike.
     """
 
     method: Method
@@ -44,6 +46,7 @@ class Recipe:
     transforms: tuple[AnyTransform, ...]
     steps: int
     precision: str = "float32"
+    cuda_graph: bool = True
 
     @classmethod
     def of(
@@ -53,10 +56,11 @@ class Recipe:
         size: int | tuple[int, int] | None,
         steps: int,
         precision: str = "float32",
+        cuda_graph: bool = True,
     ) -> Recipe:
         """The recipe for a network whose input is `view`."""
         frame = Frame(view if size is None else _pair(size), view)
-        return cls(method, frame, find_transforms(method.transforms, frame), steps, precision)
+        return cls(method, frame, find_transforms(method.transforms, frame), steps, precision, cuda_graph)
 
     def __post_init__(self) -> None:
         if min(self.steps, self.method.views, *self.frame.picture) < 1:
@@ -109,6 +113,8 @@ class Ascent:
         self.optimizer = method.optimizer(self.image.parameters(), lr=method.lr)
         self.history: list[Tensor] = []
         self.dead = torch.zeros(len(objectives), dtype=torch.bool, device=model.device)
+        self.seen: Tensor | None = None
+        self.recording: Recording | None = None
 
     def run(self, report: Report) -> None:
         """Take all steps."""
@@ -124,27 +130,51 @@ class Ascent:
                     self.dead |= self.blocked()
                 elif step == judged:
                     self.warn_of_dead(self.blocked())
+                    self.seen = None  # its graph would be in the way of a recording
+                    if self.is_recordable():
+                        climb = partial(self.climb, acts)
+                        self.recording = Recording(climb, self.views.maps[step], self.image.parameters())
+        self.recording = None  # and with it goes the memory that it holds
+
+    def is_recordable(self) -> bool:
+        """Whether all steps to come are the same operations on a GPU."""
+        steady = self.objective.is_steady and self.views.is_steady and not self.recipe.method.alpha
+        worth_it = self.model.device.type == "cuda" and self.recipe.steps >= 2 * RESCUED
+        return steady and worth_it and self.recipe.cuda_graph
 
     def step(self, acts: capture, step: int) -> Tensor:
         """One step up; the objectives [batch] before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.method.lr_at(step, self.recipe.steps)
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.recording is not None:
+            values = self.recording(self.views.maps[step])
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+            values = self.climb(acts, self.views.maps[step], step, watched=step < RESCUED)
+        self.optimizer.step()
+        self.image.settle()
+        self.history.append(values)
+        return values
+
+    def climb(self, acts: capture, maps: Tensor, step: int = 0, watched: bool = False) -> Tensor:
+        """Leave the gradients of a step in the parameters; its objectives [batch].
+
+        maps: of its views. watched: have the gradient of what the network is shown, too.
+        """
         views, pictures = self.recipe.method.views, self.image()
-        self.seen = self.views(pictures, step)
-        self.seen.retain_grad()
+        seen = self.views(pictures, step, maps)
+        if watched:
+            self.seen = seen
+            seen.retain_grad()
         with self.recipe.computing(self.model.device):
-            self.model.encode_image(self.seen.contiguous(memory_format=torch.channels_last))
+            self.model.encode_image(seen.contiguous(memory_format=torch.channels_last))
         read = {site: acts[site] for site in self.objective.sites if site != PICTURE}
         if PICTURE in self.objective.sites:
             read[PICTURE] = pictures.repeat_interleave(views, 0)
         values = self.objective(read).unflatten(0, (-1, views)).mean(1)
         # The sum: the gradient of item i is that of its own objective, whatever the batch's size.
         (-values.sum()).backward()
-        self.optimizer.step()
-        self.image.settle()
-        self.history.append(values.detach())
-        return self.history[-1]
+        return values.detach()
 
     def rescue(self) -> AbstractContextManager[None]:
         """ReLUs that let a gradient through to the items that had none before, if there are any."""
@@ -157,7 +187,7 @@ class Ascent:
 
         Looked for in what the network was shown: a penalty on the picture has a gradient of its own.
         """
-        if self.seen.grad is None:
+        if self.seen is None or self.seen.grad is None:
             return torch.zeros_like(self.dead)
         return ~self.seen.grad.unflatten(0, (len(self.dead), -1)).flatten(1).any(1)
 

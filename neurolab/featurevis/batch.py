@@ -32,6 +32,11 @@ class BatchObjective:
         order = torch.tensor([i for rows in groups.values() for i in rows])
         self.places = order.argsort().to(device)
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether it is the same operations at every call."""
+        return all(objective.is_steady for _, objective in self.groups)
+
     def __call__(self, acts: Mapping[str, Tensor]) -> Tensor:
         """[batch] values of activation maps of the whole batch."""
         if len(self.groups) == 1:

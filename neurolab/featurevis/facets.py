@@ -138,6 +138,7 @@ class Faceted(Objective):
         self._describe()
 
     def _describe(self) -> None:
+        self.is_steady = self.base.is_steady
         self.sites = tuple(dict.fromkeys((*self.base.sites, *self.probes)))
         self.groups = self.base.groups
         self.name = self.base.name

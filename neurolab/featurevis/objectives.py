@@ -41,6 +41,7 @@ class Objective(ABC):
     sites: tuple[str, ...]
     groups: frozenset[Hashable] = frozenset()
     facet: str | None = None
+    is_steady: bool = False
 
     @abstractmethod
     def __call__(self, acts: Mapping[str, Tensor]) -> Tensor:
@@ -86,6 +87,8 @@ class Objective(ABC):
 class Reading(Objective):
     """An objective that reads one site: a number at every place of the map, and a `Place` to reduce them."""
 
+    is_steady = True
+
     def __init__(self, site: str, place: Place, name: str, numbers: Tensor) -> None:
         self.site, self.sites, self.place, self.name = site, (site,), place, name
         self.numbers = numbers  # [1 or batch, ...]: what differs between the items of a batch
@@ -93,7 +96,8 @@ class Reading(Objective):
 
     @abstractmethod
     def at_places(self, activation: Tensor) -> Tensor:
-        """The number at every place of an activation map: its dimensions, without the units."""
+        """The number at every place of an activation map: its dimensions, without the units; always by the
+        same operations."""
 
     @abstractmethod
     def check(self, site: Site) -> str:
@@ -212,6 +216,7 @@ class Constant(Objective):
     """A number."""
 
     sites = ()
+    is_steady = True
 
     def __init__(self, *values: float, device: torch.device | None = None) -> None:
         self.values = torch.tensor(values, device=device)
@@ -245,6 +250,7 @@ class Combination(Objective):
         self.sites = tuple(dict.fromkeys(left.sites + right.sites))
         self.groups = left.groups | right.groups
         self.facet = left.facet or right.facet
+        self.is_steady = left.is_steady and right.is_steady
         self.name = f"{self._part(left, left.name)} {symbol} {self._part(right, right.name)}"
         self.formula = f"{self._part(left, left.formula)} {symbol} {self._part(right, right.formula)}"
 

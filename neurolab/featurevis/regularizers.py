@@ -29,6 +29,7 @@ class OfPicture(Objective):
     """One number of each picture."""
 
     sites = (PICTURE,)
+    is_steady = True
 
     def __init__(self, name: str) -> None:
         self.name = self.formula = name

@@ -40,6 +40,7 @@ def render(
     facet: str | Facet | None = None,
     strength: float | Sequence[float] = 1.0,
     precision: str = "float32",
+    cuda_graph: bool = True,
     batch_size: int = 16,
     progress: bool = True,
 ) -> list[Picture]:
@@ -59,6 +60,8 @@ def render(
 
     facet: the theme to draw the units in ("text", "photo", ...; `neurolab.featurevis.facets`), strength: how
     strongly, one for all or one per unit. precision: "bfloat16" to let the network compute in it (on GPUs).
+    cuda_graph: on a GPU, record a step and replay it, which small networks need to keep it busy; steps that
+    are not all alike (noise, transparency, functions of Lucent's) are taken operation by operation anyway.
     Units whose objectives belong together (`neurolab.featurevis.together`) are drawn in one batch, whatever
     batch_size.
 
@@ -75,7 +78,7 @@ def render(
     objectives = [objective.bind(model) for objective in objectives]
     seeds = _one_each("seed", seed, len(objectives))
     way = find_method(method).changed(transforms, border, views, lr, alpha)
-    recipe = Recipe.of(way, model.image_size, size, steps, precision)
+    recipe = Recipe.of(way, model.image_size, size, steps, precision, cuda_graph)
     pictures: dict[int, Picture] = {}
     batches = batches_of(objectives, len(objectives) if way.is_shared else batch_size)
     kept = freed_memory_kept() if model.device.type == "cpu" else nullcontext()

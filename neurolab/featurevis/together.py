@@ -41,6 +41,7 @@ class Together(Objective):
         self._describe()
 
     def _describe(self) -> None:
+        self.is_steady = self.of is None or self.of.is_steady
         self.sites = tuple(dict.fromkeys((self.site, *(self.of.sites if self.of else ()))))
         self.groups = frozenset({self.group})
         self.name = self.formula = f"{self.verb} at {self.site}{f' of {self.of.formula}' if self.of else ''}"
@@ -55,8 +56,10 @@ class Together(Objective):
         if self.of is not None:
             (gradient,) = rows.gradients(self.of(rows), [self.site])
             features = features * units_last(gradient)
-        owners = torch.arange(len(features)) if self.owners is None else self.owners
-        return self.compare(features, owners.to(features.device))
+        if self.owners is None:
+            return self.compare(features, torch.arange(len(features), device=features.device))
+        self.owners = self.owners.to(features.device)  # sent there once
+        return self.compare(features, self.owners)
 
     def bind(self, model: Model) -> Objective:
         changed = copy.copy(self)  # of the same group, and another object for each picture

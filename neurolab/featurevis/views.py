@@ -42,21 +42,28 @@ class Views:
         # [steps, pictures, views, 2, 3]
         self.maps = torch.stack(drawn, dim=1).unflatten(0, (steps, count)).transpose(1, 2).to(device)
 
-    def __call__(self, pictures: Tensor, step: int) -> Tensor:
+    @property
+    def is_steady(self) -> bool:
+        """Whether all steps differ in their maps only."""
+        return not self.colours
+
+    def __call__(self, pictures: Tensor, step: int, maps: Tensor | None = None) -> Tensor:
         """Views [batch * count, 3, height, width] of pictures [batch, 3 or 4, H, W]; a picture's together.
 
+        maps: those of the step, [batch, count, 2, 3], unless others are given.
         Where a picture has an alpha channel, each view has another background (lucid's collapse_alpha):
         smooth patterns of random colours, which nothing in the picture can count on.
         """
+        maps = self.maps[step] if maps is None else maps
         if pictures.shape[1] == 4:
             alpha = pictures[:, 3:]
             # Colours weighted by alpha: where nothing is drawn, resampling mixes in no colour.
             weighted = torch.cat([pictures[:, :3] * alpha, alpha], dim=1)
-            layers = self.resampled(weighted, self.maps[step], outside=0.0)
+            layers = self.resampled(weighted, maps, outside=0.0)
             behind = backgrounds(layers.shape[1], self.frame.view, self.randoms)
             seen = layers[:, :, :3] + (1 - layers[:, :, 3:]) * behind
         else:
-            seen = self.resampled(pictures, self.maps[step])
+            seen = self.resampled(pictures, maps)
         for change in self.colours:
             seen = change(seen, self.randoms, step / len(self.maps))
         return seen.flatten(0, 1)

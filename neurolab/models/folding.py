@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from neurolab.models import passes
+from neurolab.models.exact_float import full_float32
 from neurolab.models.zoo import Model
 
 
@@ -53,7 +54,8 @@ def pairs_of(model: Model) -> list[Pair]:
     if model.module not in _PAIRS:
         random = torch.Generator().manual_seed(0)
         image = torch.rand(1, 3, *model.image_size, generator=random).to(model.device)
-        with torch.no_grad(), passes.suspended():
+        # TensorFloat-32 would differ by more than the two ways of computing do.
+        with torch.no_grad(), passes.suspended(), full_float32():
             found = _find(model.module, lambda: model.encode_image(image))
             _PAIRS[model.module] = found if found and _agree(model, found, image) else []
     return _PAIRS[model.module]
@@ -128,6 +130,8 @@ def _fold(pair: Pair) -> None:
         shift = shift + convolution.bias.double() * scale
     weight = (convolution.weight.double() * scale[:, None, None, None]).to(convolution.weight).detach()
     bias = shift.to(convolution.weight).detach()
+    if weight.is_cuda:  # as the images are: cuDNN would rearrange it in every pass
+        weight = weight.contiguous(memory_format=torch.channels_last)
     vars(convolution)["forward"] = lambda x: convolution._conv_forward(x, weight, bias)
     vars(norm)["forward"] = lambda x: x
 

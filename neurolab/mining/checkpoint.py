@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurolab.atlas.reductions import Reduced
+from neurolab.atlas.shards import ShardRow
 from neurolab.atlas.writing import read_npz, write_npz
 from neurolab.data.items import Batch
+from neurolab.data.loader import ALL_DONE
 from neurolab.errors import AtlasError
 from neurolab.mining.remembered import Arrays, Kept, SiteSummaries
 from neurolab.mining.summaries import draw_hashes
@@ -36,8 +38,9 @@ class MiningState:
     """A pass so far: the summaries by site, the groups done of each shard, and the images kept and skipped.
 
     `images` is how many were kept, and the number that the next one gets; `notes` say what was wrong beside
-    some of them. `torn` is True while a batch is being taken in, and stays so when that fails: such a state
-    must not be saved.
+    some of them. `shards` has a row for every shard of which a record was read, in the order of the source;
+    those whose last record is known to be read are ALL_DONE in `done`. `torn` is True while a batch is being
+    taken in, and stays so when that fails: such a state must not be saved.
     """
 
     sites: dict[str, SiteSummaries]
@@ -45,12 +48,18 @@ class MiningState:
     images: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
+    shards: list[ShardRow] = field(default_factory=list)
     torn: bool = False
 
     @property
     def records(self) -> int:
         """How many records of the source are done, bad ones included."""
         return self.images + len(self.skipped)
+
+    @property
+    def finished(self) -> list[ShardRow]:
+        """The rows of the shards of which nothing is left to read: they will not change."""
+        return [row for row in self.shards if self.done[row.name] == ALL_DONE]
 
     @contextmanager
     def taking(self) -> Iterator[None]:
@@ -69,20 +78,39 @@ class MiningState:
         hashes = draw_hashes([item.key for item in batch.items])
         for site, values in reduced.items():
             self.sites[site].update(values, images, hashes, concepts)
-        self.images += len(batch.items)
+        kept, skipped = len(batch.items), len(batch.skipped)
+        self._count(ShardRow(batch.shard, batch.records, kept, skipped, self.images))
+        self.images += kept
         self.skipped += [(skip.key, skip.reason) for skip in batch.skipped]
         self.notes += [(note.key, note.reason) for note in batch.notes]
-        self.done[batch.shard] = batch.number + 1
+        self.done[batch.shard] = ALL_DONE if batch.ends else batch.number + 1
 
     def append(self, after: MiningState) -> None:
         """Take in the state of another pass, over the records that come next; it is used up by that."""
         for site, summaries in self.sites.items():
             after.sites[site].shift_images(self.images)
             summaries.append(after.sites[site])
+        for row in after.shards:
+            self._count(row._replace(first=self.images + row.first))
         self.images += after.images
         self.skipped += after.skipped
         self.notes += after.notes
         self.done |= after.done
+
+    def end(self) -> None:
+        """The source has no more records, so that its last shard is finished, too."""
+        if self.shards:
+            self.done[self.shards[-1].name] = ALL_DONE
+
+    def _count(self, row: ShardRow) -> None:
+        """Take in what was read of a shard: the one before it has ended, for the source goes in order."""
+        before = self.shards[-1] if self.shards else None
+        if before is not None and before.name == row.name:
+            self.shards[-1] = before.joined(row)
+            return
+        if before is not None:
+            self.done[before.name] = ALL_DONE
+        self.shards.append(row)
 
     def edges(self) -> dict[str, NDArray[np.float64]] | None:
         """The edges of the sites' histograms; None while they are not known."""
@@ -94,6 +122,7 @@ class MiningState:
         """Write everything to one file, atomically."""
         about = {
             "done": self.done,
+            "shards": self.shards,
             "images": self.images,
             "skipped": self.skipped,
             "notes": self.notes,
@@ -120,7 +149,13 @@ class MiningState:
             restored = [SiteSummaries.from_state(state) for state in by_site]
             sites = dict(zip(about["sites"], restored, strict=True))
             skipped, notes = ([(key, why) for key, why in about[name]] for name in ("skipped", "notes"))
-            return cls(sites, dict(about["done"]), int(about["images"]), skipped, notes)
+            if "shards" not in about:
+                raise AtlasError(
+                    f"{path} is of an earlier neurolab, which did not count what each shard gave; go on with "
+                    "that one, or overwrite=True (--overwrite) starts afresh"
+                )
+            shards = [ShardRow(*row) for row in about["shards"]]
+            return cls(sites, dict(about["done"]), int(about["images"]), skipped, notes, shards)
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise AtlasError(
                 f"the checkpoint {path} is damaged ({error}); overwrite=True (--overwrite) starts afresh"

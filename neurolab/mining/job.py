@@ -101,6 +101,7 @@ class Job:
                 reporter.advance(thing.records)
                 if time.monotonic() - self._saved >= self.checkpoint_seconds:
                     self.save()
+            self.state.end()
             self.save()
         except BaseException:
             if not self.state.torn:
@@ -178,7 +179,7 @@ class Job:
                 others=arrays,
             )
         del embeddings  # lets go of the file before its folder is removed
-        return self.writer.finish(self.state.skipped, self.state.notes)
+        return self.writer.finish(self.state.skipped, self.state.notes, self.state.shards)
 
     def _give_up(self) -> None:
         shutil.rmtree(self.writer.build_folder, ignore_errors=True)

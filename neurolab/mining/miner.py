@@ -130,6 +130,9 @@ def mine(
             clear(out, keep_labels=True)  # it is the same build, but damaged
             stack.enter_context(job)
         what, behind = f"Mining {model.name}", job.state.records
+        if behind:
+            ready, every = len(job.state.finished), len(opened.shards())
+            say(progress, f"Going on behind {behind:,} images: {ready:,} of {every:,} shards are finished")
         reporter = stack.enter_context(reporting(progress, what, about["size"], behind))
         if cluster is None:
             done = job.state.done

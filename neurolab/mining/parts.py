@@ -28,9 +28,11 @@ class Span:
     first: int
     stop: int | None
 
-    def is_full(self, records: int, batch_size: int) -> bool:
-        """Whether so many records are all that it has room for."""
-        return self.stop is not None and records == (self.stop - self.first) * batch_size
+    def ends(self, records: int, batch_size: int) -> bool:
+        """Whether the shard is known to end with it, where so many records were read of it."""
+        if self.stop is None or records < (self.stop - self.first) * batch_size:
+            return True
+        return self.shard.size is not None and self.stop * batch_size >= self.shard.size
 
 
 @dataclass
@@ -73,12 +75,12 @@ class Task:
         for batch in batches:
             reduced, of_batch = forward(batch) if batch.items else ({}, None)
             numbers = self.concepts.numbers(batch.items, of_batch) if self.concepts else None
-            state.take(batch, reduced, numbers)
+            state.take(replace(batch, ends=False), reduced, numbers)  # the end of the span, not of the shard
             part.items += batch.items
             if of_batch is not None:
                 embeddings.append(of_batch)
         part.embeddings = np.concatenate(embeddings) if embeddings else None
-        if span.shard.size is None and not span.is_full(part.records, self.batch_size):
+        if span.ends(part.records, self.batch_size):
             state.done[span.shard.name] = ALL_DONE
         return part
 

@@ -14,6 +14,7 @@ import numpy as np
 from neurolab.atlas.arrays import write_site_arrays
 from neurolab.atlas.images import ImageItem, ImagesWriter
 from neurolab.atlas.manifest import BUILDING, FORMAT_VERSION, MANIFEST, describe_files, sealed
+from neurolab.atlas.observed import PLACED
 from neurolab.atlas.shards import SHARDS, ShardRow, write_shards
 from neurolab.atlas.writing import locked, remove_leftovers, site_folder, write_json
 from neurolab.errors import AtlasError
@@ -106,7 +107,7 @@ class AtlasWriter:
         """
         folder = f"sites/{site_folder(site.name)}"
         sizes = write_site_arrays(self.out / folder, site.units, exemplars, statistics, embedding, others)
-        grid = site.grid if reduction in ("max", "center") else None  # the others have no place
+        grid = site.grid if reduction in PLACED else None
         self._sites[site.name] = {
             "order": self._sites.get(site.name, {}).get("order", len(self._sites)),
             "short": site.short,

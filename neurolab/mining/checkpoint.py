@@ -20,6 +20,7 @@ from neurolab.atlas.writing import read_npz, write_npz
 from neurolab.data.items import Batch
 from neurolab.data.loader import ALL_DONE
 from neurolab.errors import AtlasError
+from neurolab.mining.observations import check_number, check_rows, observations
 from neurolab.mining.remembered import Arrays, Kept, SiteSummaries
 from neurolab.mining.summaries import draw_hashes
 
@@ -39,8 +40,9 @@ class MiningState:
 
     `images` is how many were kept, and the number that the next one gets; `notes` say what was wrong beside
     some of them. `shards` has a row for every shard of which a record was read, in the order of the source;
-    those whose last record is known to be read are ALL_DONE in `done`. `torn` is True while a batch is being
-    taken in, and stays so when that fails: such a state must not be saved.
+    those whose last record is known to be read are ALL_DONE in `done`. `per_image` is how many observations
+    an image is, by site, where that is not 1 (`neurolab.mining.observations`). `torn` is True while a batch
+    is being taken in, and stays so when that fails: such a state must not be saved.
     """
 
     sites: dict[str, SiteSummaries]
@@ -49,6 +51,7 @@ class MiningState:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
     shards: list[ShardRow] = field(default_factory=list)
+    per_image: dict[str, int] = field(default_factory=dict)
     torn: bool = False
 
     @property
@@ -76,8 +79,13 @@ class MiningState:
         numbers of their concepts."""
         images = np.arange(self.images, self.images + len(batch.items), dtype=np.int64)
         hashes = draw_hashes([item.key for item in batch.items])
+        check_number(self.images + len(images), self.per_image)
         for site, values in reduced.items():
-            self.sites[site].update(values, images, hashes, concepts)
+            count = self.per_image.get(site, 1)
+            check_rows(site, len(values.values), len(images), count)
+            for rows, some in observations(images, hashes, concepts, count).some():
+                part = Reduced(values.values[rows], values.positions[rows])
+                self.sites[site].update(part, some.numbers, some.hashes, some.concepts)
         kept, skipped = len(batch.items), len(batch.skipped)
         self._count(ShardRow(batch.shard, batch.records, kept, skipped, self.images))
         self.images += kept
@@ -87,8 +95,9 @@ class MiningState:
 
     def append(self, after: MiningState) -> None:
         """Take in the state of another pass, over the records that come next; it is used up by that."""
+        check_number(self.images + after.images, self.per_image)
         for site, summaries in self.sites.items():
-            after.sites[site].shift_images(self.images)
+            after.sites[site].shift_images(self.images * self.per_image.get(site, 1))
             summaries.append(after.sites[site])
         for row in after.shards:
             self._count(row._replace(first=self.images + row.first))
@@ -123,6 +132,7 @@ class MiningState:
         about = {
             "done": self.done,
             "shards": self.shards,
+            "per_image": self.per_image,
             "images": self.images,
             "skipped": self.skipped,
             "notes": self.notes,
@@ -155,7 +165,8 @@ class MiningState:
                     "that one, or overwrite=True (--overwrite) starts afresh"
                 )
             shards = [ShardRow(*row) for row in about["shards"]]
-            return cls(sites, dict(about["done"]), int(about["images"]), skipped, notes, shards)
+            done, images, per_image = dict(about["done"]), int(about["images"]), dict(about["per_image"])
+            return cls(sites, done, images, skipped, notes, shards, per_image)
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise AtlasError(
                 f"the checkpoint {path} is damaged ({error}); overwrite=True (--overwrite) starts afresh"
@@ -163,12 +174,19 @@ class MiningState:
 
 
 def fresh_state(
-    sites: Sequence[HasUnits], kept: Kept, edges: Mapping[str, NDArray[np.float64]] | None = None
+    sites: Sequence[HasUnits],
+    kept: Kept,
+    edges: Mapping[str, NDArray[np.float64]] | None = None,
+    per_image: Mapping[str, int] | None = None,
 ) -> MiningState:
-    """The state before the first image of some sites. edges: of their histograms, where they are known."""
+    """The state before the first image of some sites.
+
+    edges: of their histograms, where they are known. per_image: as in the state.
+    """
     known = edges or {}
     return MiningState(
-        {site.name: SiteSummaries.empty(site.units, kept, known.get(site.name)) for site in sites}
+        {site.name: SiteSummaries.empty(site.units, kept, known.get(site.name)) for site in sites},
+        per_image=dict(per_image or {}),
     )
 
 

@@ -15,6 +15,7 @@ from neurolab.data.sources import Record, Shard, Source
 from neurolab.mining.checkpoint import MiningState, fresh_state
 from neurolab.mining.concepts import Concepts
 from neurolab.mining.forward import Forward
+from neurolab.mining.observations import count_per_image
 from neurolab.mining.remembered import Kept
 
 ENDLESS = 2**62
@@ -63,7 +64,9 @@ class Task:
     def mine(self, forward: Forward, span: Span, edges: Mapping[str, NDArray[np.float64]] | None) -> Part:
         """Mine a span; `forward` is entered. edges: of the histograms by site, None while nobody has them."""
         # What comes before the edges are known is handed on as it is.
-        state = fresh_state(forward.sites, replace(self.kept, sample=ENDLESS), edges)
+        kept = replace(self.kept, sample=ENDLESS)
+        per_image = count_per_image(forward.sites, forward.reduction)
+        state = fresh_state(forward.sites, kept, edges, per_image)
         part, embeddings = Part(state), []
         batches = load_batches(
             SpanSource(self.source, span, self.batch_size),

@@ -25,6 +25,7 @@ from neurolab.atlas.checking import check
 from neurolab.cli import app
 from neurolab.cli import mining as commands
 from neurolab.errors import AtlasError
+from neurolab.featurevis.scores.heldout import reduced
 from neurolab.mining import miner, observations
 from neurolab.mining.cluster import Cluster
 from neurolab.mining.plan import plan
@@ -317,6 +318,12 @@ def test_an_image_excites_a_unit_by_its_largest_token(
     for hit, unit in zip(held, units, strict=True):
         assert hit.value == pytest.approx(largest[unit], rel=1e-5)
         assert hit.rank == 1 + site.images[unit].tolist().index(image)
+
+
+def test_a_picture_is_scored_by_its_largest_token(atlas: Atlas) -> None:
+    values = torch.randn(3, 1 + TOKENS, 64, generator=torch.Generator().manual_seed(0))
+    found = reduced(values, atlas.site("block2"))
+    assert np.array_equal(found, values[:, 1:].numpy().max(axis=1))
 
 
 def test_a_plan_says_what_tokens_take(tiny_vit: Model, atlas: Atlas) -> None:

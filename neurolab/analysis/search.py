@@ -16,7 +16,7 @@ from neurolab.analysis.hits import Hit, Scored, best_hits, chosen_sites
 from neurolab.atlas import Atlas
 from neurolab.atlas.distribution import z_scores
 from neurolab.atlas.matching import require_model
-from neurolab.atlas.reductions import reduce_map
+from neurolab.atlas.reductions import reduce_map, reduction_of_image
 from neurolab.errors import AtlasError
 from neurolab.models.capture import capture
 from neurolab.models.zoo import Model
@@ -79,10 +79,12 @@ def units_excited_by(
     """The units that an image excites most, measured by what is usual for each of them, best first.
 
     The score is z = (value - mean) / sd: the image's activation under the atlas's reduction, and the unit's
-    mean and standard deviation over the atlas's images. Hits have the value, too, and its percentile among
-    these images (which alone would not do to rank them: it is 100 for every unit that the image excites more
-    than all of them). Units that never vary are left out. site: one or several sites, computed in one pass;
-    default: all. Ties: by site, then by unit number. AtlasError for another model than the atlas's.
+    mean and standard deviation over the atlas's images. In an atlas of tokens it is that of the image's
+    largest token, and mean, deviation and percentile are over all tokens. Hits have the value, too, and its
+    percentile among these images (which alone would not do to rank them: it is 100 for every unit that the
+    image excites more than all of them). Units that never vary are left out. site: one or several sites,
+    computed in one pass; default: all. Ties: by site, then by unit number. AtlasError for another model than
+    the atlas's.
     """
     require_model(atlas, model)
     sites = chosen_sites(atlas, site)
@@ -91,7 +93,8 @@ def units_excited_by(
         model.encode_image(images)
     found = []
     for arrays in sites:
-        reduced = reduce_map(acts[arrays.name], arrays, arrays.reduction).to_host()
+        reduction = reduction_of_image(arrays.reduction)
+        reduced = reduce_map(acts[arrays.name], arrays, reduction).to_host()
         value, units = reduced.values[0], np.arange(arrays.units)
         found.append(Scored(arrays, z_scores(arrays, value, units), units, {"value": value}))
     return best_hits(found, top)

@@ -139,8 +139,8 @@ def _by_sets(asked: _Asked) -> list[Scored]:
 
 
 def _overlapping(asked: _Asked, overlap: Callable[..., NDArray[np.float64]]) -> list[Scored]:
-    own = asked.arrays.images[asked.index]
-    own, among = own[own >= 0], len(asked.atlas)
+    own, among = asked.arrays.distinct_images([asked.index])[0], len(asked.atlas)
+    own = own[own >= 0]
     if not len(own):
         raise AtlasError(f"{asked.name} has no exemplars to compare it by")
     if overlap is set_overlap and len(own) == among:
@@ -148,9 +148,10 @@ def _overlapping(asked: _Asked, overlap: Callable[..., NDArray[np.float64]]) -> 
             f"the exemplars of {asked.name} are all {among} images, so every unit has the same; compare by "
             "'exemplars', which looks at their order"
         )
+    lists = [(site, site.distinct_images()) for site in asked.sites]
     return [
-        _scored(site, overlap(site.images, own, among), shared=shared_images(site.images, own, among))
-        for site in asked.sites
+        _scored(site, overlap(images, own, among), shared=shared_images(images, own, among))
+        for site, images in lists
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from neurolab.atlas.image_table import ImageRow
+from neurolab.atlas.observed import distinct_images, observations_per_image
 from neurolab.atlas.pictures import PictureRow
 from neurolab.atlas.writing import read_npz, write_npz
 from neurolab.errors import AtlasError
@@ -44,6 +45,8 @@ _BUCKETS = (
     ("images", np.int64, ("units", "buckets", "drawn")),
     ("values", np.float32, ("units", "buckets", "drawn")),
 )
+# What only atlases of the reduction `token` have.
+_PLACES = {"buckets.npz": (("position", np.int32, ("units", "buckets", "drawn")),)}
 _COACTIVATION = (("projection", np.float32, ("units", "projections")),)
 _FILES = {
     "exemplars.npz": _EXEMPLARS,
@@ -79,8 +82,8 @@ class SiteArrays:
     values: np.ndarray  # [units, k] float32: the exemplar's activation
     images: np.ndarray  # [units, k] int64: the exemplar's image number, -1 for none
     position: np.ndarray  # [units, k] int32: the place of the maximum in `grid`, row by row; -1 for none
-    count: np.ndarray  # [units] int64: images seen
-    mean: np.ndarray  # [units] float64, over images
+    count: np.ndarray  # [units] int64: images seen, or their tokens (`per_image`)
+    mean: np.ndarray  # [units] float64, over what was counted
     sd: np.ndarray  # [units] float64
     min: np.ndarray  # [units] float32
     max: np.ndarray  # [units] float32
@@ -91,7 +94,7 @@ class SiteArrays:
     lowest: dict[str, np.ndarray] | None = None
     # edges [units, buckets + 1] (NaN behind the last), counts [units, buckets], concepts [units, buckets,
     # concepts]; images and values [units, buckets, n]: images of each level of activation, drawn at random,
-    # -1 and NaN where there are fewer
+    # -1 and NaN where there are fewer; and for the reduction `token` position, which token of the image it is
     buckets: dict[str, np.ndarray] | None = None
     # projection [units, n]: dot products of two units' are their correlation over all images, nearly
     coactivation: dict[str, np.ndarray] | None = None
@@ -100,6 +103,22 @@ class SiteArrays:
     def k(self) -> int:
         """The number of exemplars that a unit can have."""
         return int(self.values.shape[1])
+
+    @property
+    def per_image(self) -> int:
+        """How many observations an image is: its patch tokens for the reduction `token`, else 1.
+
+        What is counted, in statistics and levels, are observations; an image may be an exemplar so often.
+        """
+        return observations_per_image(self.reduction, self.shape, self.prefix_tokens)
+
+    def distinct_images(self, units: Sequence[int] | np.ndarray | slice = slice(None)) -> np.ndarray:
+        """The images of some units' exemplars, each once, [units, k]: strongest first, -1 behind the last.
+
+        They are `images`, but for the reduction `token`, with which an image may be several exemplars.
+        """
+        images = self.images[units]
+        return images if self.per_image == 1 else distinct_images(images)
 
     def unit_name(self, index: int) -> str:
         """`SITE/index`."""
@@ -113,9 +132,10 @@ class SiteArrays:
         edges, counts, concepts, images, values = (
             self.buckets[name][unit] for name in ("edges", "counts", "concepts", "images", "values")
         )
-        found = []
+        found, position = [], self.buckets.get("position")
         for bucket in np.flatnonzero(np.isfinite(edges[1:]))[::-1].tolist():
             drawn = images[bucket] >= 0
+            places = [] if position is None else position[unit, bucket][drawn].tolist()
             found.append(
                 Level(
                     low=float(edges[bucket]),
@@ -124,6 +144,7 @@ class SiteArrays:
                     concepts=concepts[bucket].tolist(),
                     images=images[bucket][drawn].tolist(),
                     values=values[bucket][drawn].tolist(),
+                    positions=places,
                 )
             )
         return found
@@ -131,7 +152,10 @@ class SiteArrays:
 
 @dataclass(frozen=True)
 class Level:
-    """A range of a unit's activations, [low, high): how many images were in it, and some drawn at random."""
+    """A range of a unit's activations, [low, high): how many images were in it, and some drawn at random.
+
+    With the reduction `token` it is tokens that are counted and drawn, and an image may come several times.
+    """
 
     low: float
     high: float
@@ -139,6 +163,7 @@ class Level:
     concepts: list[int]  # how many images are of each concept that the atlas was mined with
     images: list[int]  # numbers of the images drawn, in the order of the draw: any first few are a draw, too
     values: list[float]
+    positions: list[int] = field(default_factory=list)  # which tokens they are; empty for other reductions
 
 
 @dataclass(frozen=True)
@@ -281,7 +306,8 @@ def read_site_arrays(folder: Path, units: int, has_embedding: bool) -> dict[str,
 
 def _checked(file: str, arrays: Mapping[str, np.ndarray], sizes: dict[str, int]) -> dict[str, np.ndarray]:
     """The arrays that the file needs, in their stored types; fills in `sizes` as shapes tell them."""
-    expected = _FILES[file]
+    more = [array for array in _PLACES.get(file, ()) if array[0] in arrays]
+    expected = [*_FILES[file], *more]
     names = [name for name, _, _ in expected]
     if sorted(arrays) != sorted(names):
         raise AtlasError(f"{file} needs the arrays {', '.join(names)}, not {', '.join(sorted(arrays))}")

@@ -17,6 +17,7 @@ from neurolab.atlas.image_table import ImageRow, ImagesTable
 from neurolab.atlas.labels import Labels
 from neurolab.atlas.manifest import read_manifest
 from neurolab.atlas.pictures import PictureLike, PictureRow, Pictures
+from neurolab.atlas.shards import SHARDS, ShardRow, read_shards
 from neurolab.atlas.tables import made_tables
 from neurolab.errors import AtlasError, UnknownSiteError
 
@@ -139,6 +140,13 @@ class Atlas:
         """[images, D] float16: what the model's image tower says of each image; None where it gives none."""
         return self._images.embeddings()
 
+    def shards(self) -> list[ShardRow] | None:
+        """What each shard of the source gave, in the order of the source: records, images, skipped, and the
+        number of its first image. Shards without a record are left out. None where the atlas is from before
+        they were counted."""
+        path = self.path / SHARDS
+        return read_shards(path) if path.exists() else None
+
     def pictures(self, unit: str | None = None) -> list[PictureRow]:
         """The feature visualizations of a unit, or of all."""
         return self._pictures.of(None if unit is None else self.unit_name(unit))
@@ -148,7 +156,7 @@ class Atlas:
         return self._pictures.add(pictures, self.unit_name)
 
     def sql(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
-        """Answer a SELECT over `units`, `exemplars`, `images` and `pictures`.
+        """Answer a SELECT over `units`, `exemplars`, `images`, `pictures` and, if there are any, `shards`.
 
         See `neurolab.atlas.queries.query`, and `neurolab.atlas.tables` for the columns of the first two.
         """

@@ -14,6 +14,8 @@ import numpy as np
 from neurolab.atlas.arrays import write_site_arrays
 from neurolab.atlas.images import ImageItem, ImagesWriter
 from neurolab.atlas.manifest import BUILDING, FORMAT_VERSION, MANIFEST, describe_files, sealed
+from neurolab.atlas.observed import PLACED
+from neurolab.atlas.shards import SHARDS, ShardRow, write_shards
 from neurolab.atlas.writing import locked, remove_leftovers, site_folder, write_json
 from neurolab.errors import AtlasError
 
@@ -105,7 +107,7 @@ class AtlasWriter:
         """
         folder = f"sites/{site_folder(site.name)}"
         sizes = write_site_arrays(self.out / folder, site.units, exemplars, statistics, embedding, others)
-        grid = site.grid if reduction in ("max", "center") else None  # the others have no place
+        grid = site.grid if reduction in PLACED else None
         self._sites[site.name] = {
             "order": self._sites.get(site.name, {}).get("order", len(self._sites)),
             "short": site.short,
@@ -119,11 +121,17 @@ class AtlasWriter:
             **sizes,
         }
 
-    def finish(self, skipped: Sequence[tuple[str, str]] = (), notes: Sequence[tuple[str, str]] = ()) -> Atlas:
+    def finish(
+        self,
+        skipped: Sequence[tuple[str, str]] = (),
+        notes: Sequence[tuple[str, str]] = (),
+        shards: Sequence[ShardRow] | None = None,
+    ) -> Atlas:
         """Write images.parquet, report.json and, last, the manifest with their hashes; returns the atlas.
 
         skipped: (key, reason) of every image that could not be read; notes: of what was wrong beside an image
-        that could (captions, labels).
+        that could (captions, labels). shards: what each shard of the source gave, in its order; None where
+        nobody counted, and there is no shards.parquet.
         """
         from neurolab.atlas.atlas import Atlas
 
@@ -133,6 +141,10 @@ class AtlasWriter:
             for name, found in (("skipped", skipped), ("notes", notes))
         }
         write_json(self.out / "report.json", {"kept": kept, **report})
+        if shards is None:
+            (self.out / SHARDS).unlink(missing_ok=True)
+        else:
+            write_shards(self.out / SHARDS, shards)
         manifest = self._identity | {
             "format_version": FORMAT_VERSION,
             "source": self._identity["source"] | {"kept": kept, "skipped": len(skipped)},
@@ -152,7 +164,8 @@ class AtlasWriter:
             for about in self._sites.values()
             for path in (self.out / about["folder"]).glob("[!.]*.npz")
         ]
-        return ["images.parquet", "report.json", *sorted(arrays)]
+        tables = [SHARDS] if (self.out / SHARDS).exists() else []
+        return ["images.parquet", "report.json", *tables, *sorted(arrays)]
 
     def close(self) -> None:
         """Let go of the folder; an unfinished build stays to be resumed."""

@@ -17,6 +17,7 @@ from neurolab.atlas.image_table import ImagesTable
 from neurolab.atlas.labels import Labels
 from neurolab.atlas.manifest import BUILDING, MANIFEST, read_manifest, sealed
 from neurolab.atlas.pictures import PictureRow, Pictures, file_name
+from neurolab.atlas.shards import SHARDS, read_shards, shard_problems
 from neurolab.atlas.soundness import array_problems, missing_images
 from neurolab.atlas.writing import TEMPORARY_PREFIX, read_npz, sha256_file
 from neurolab.errors import AtlasError
@@ -129,6 +130,7 @@ class _Check:
                 if images != kept:
                     problem = f"has {images} images, and the manifest says {kept}"
                     self.findings.add("images.parquet", problem)
+        self._shards(images, manifest["source"].get("skipped"))
         for name, about in manifest["sites"].items():
             files = self._array_files(about["folder"], manifest)
             for file in files:
@@ -137,6 +139,13 @@ class _Check:
                         self._images_named(file, images)
             if not any(map(self.findings.about, files)):  # else it would only be said again
                 self._site(name, about, images)
+
+    def _shards(self, images: int, skipped: int) -> None:
+        """The table of shards, which older atlases do not have."""
+        if (self.folder / SHARDS).exists() and not self.findings.about(SHARDS):
+            with self.findings.reading(SHARDS):
+                for problem in shard_problems(read_shards(self.folder / SHARDS), images, skipped):
+                    self.findings.add(SHARDS, problem)
 
     def _images_named(self, file: str, images: int) -> None:
         numbers = read_npz(self.folder / file).get("images")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from neurolab.atlas.observed import distinct_images
 from neurolab.errors import AtlasError
 
 EXEMPLARS = 20  # of a unit, whose embeddings are averaged
@@ -86,13 +87,13 @@ def unit_embeddings(
     images: [units, k], the exemplars from the strongest, -1 for none; embeddings: [images, dim]; center:
     their `mean_direction`. An image's embedding at unit norm, minus the center, at unit norm again, is what
     sets it apart from the other images; a unit's is the mean of those of its first 20 exemplars, at unit
-    norm. Zeros for a unit without exemplars.
+    norm; an image that is several of them counts once. Zeros for a unit without exemplars.
     """
     result = np.zeros((len(images), embeddings.shape[1]), np.float16)
     if not len(embeddings):
         return result
     for start in range(0, len(images), _UNITS_AT_ONCE):
-        some = images[start : start + _UNITS_AT_ONCE, :EXEMPLARS]
+        some = distinct_images(images[start : start + _UNITS_AT_ONCE])[:, :EXEMPLARS]
         # An image is an exemplar of many units, and told apart from the others once.
         shown, place = np.unique(some, return_inverse=True)
         directions = unit_norm(embeddings[np.maximum(shown, 0)])

@@ -130,9 +130,9 @@ class ImagesWriter:
 
 def _table(items: Sequence[ImageItem], embeddings: np.ndarray | None) -> pa.Table:
     columns: dict[str, Any] = {
-        "key": [_text(item.key) for item in items],
-        "captions": [[_text(caption) for caption in item.captions] for item in items],
-        "labels": [sorted((_text(k), _text(v)) for k, v in item.labels.items()) for item in items],
+        "key": [valid_text(item.key) for item in items],
+        "captions": [[valid_text(caption) for caption in item.captions] for item in items],
+        "labels": [sorted((valid_text(k), valid_text(v)) for k, v in item.labels.items()) for item in items],
         "width": [item.width for item in items],
         "height": [item.height for item in items],
         "thumbnail": [item.thumbnail or None for item in items],
@@ -141,7 +141,7 @@ def _table(items: Sequence[ImageItem], embeddings: np.ndarray | None) -> pa.Tabl
     return pa.table([pa.array(columns[f.name], f.type) for f in SCHEMA], schema=SCHEMA)
 
 
-def _text(value: str) -> str:
+def valid_text(value: str) -> str:
     """`value`, but for the bytes of a file name that are no UTF-8: those as they are written in Python."""
     return value.encode("utf-8", "backslashreplace").decode("utf-8")
 

@@ -1,4 +1,8 @@
-"""How an activation map becomes one number per image and unit, and where in the map that number is from."""
+"""How an activation map becomes numbers of its units, and where in the map they are from.
+
+Most reductions give one number per image and unit. `token` gives one per patch token: each is an observation
+of its own, so that what mining counts and finds are tokens.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +17,15 @@ from torch.nn import functional as F
 
 from neurolab.errors import AtlasError
 
-REDUCTIONS = ("max", "mean", "cls", "center")
+REDUCTIONS = ("max", "mean", "cls", "center", "token")
 
 
 class Reduced(NamedTuple):
     """`values` [n, units] float32, and their `positions` [n, units] int32: where in the map they are from.
 
-    A position is the flat index (row by row) in the (height, width) grid of a map, or among the patch tokens;
-    -1 where a value is from no single place. Of equal maxima it is the first.
+    n is the number of images, with `token` that of their tokens: row image * tokens + token. A position is
+    the flat index (row by row) in the (height, width) grid of a map, or among the patch tokens; -1 where a
+    value is from no single place. Of equal maxima it is the first.
     """
 
     values: NDArray[np.float32]
@@ -35,8 +40,12 @@ class OnDevice(NamedTuple):
 
     def to_host(self) -> Reduced:
         """The same in NumPy, once it is there."""
-        values, positions = self.values.to("cpu", torch.float32), self.positions.to("cpu", torch.int32)
-        return Reduced(values.contiguous().numpy(), positions.contiguous().numpy())
+        values = self.values.to("cpu", torch.float32).contiguous().numpy()
+        # Positions that all units share are one column in memory: it is not copied for each of them.
+        shared = self.positions.stride(-1) == 0
+        places = self.positions[:, :1] if shared else self.positions
+        positions = places.to("cpu", torch.int32).contiguous().numpy()
+        return Reduced(values, np.broadcast_to(positions, values.shape))
 
 
 def check_reduction(reduction: str, site: str, layout: str, prefix_tokens: int, shape: Sequence[int]) -> None:
@@ -47,6 +56,18 @@ def check_reduction(reduction: str, site: str, layout: str, prefix_tokens: int, 
         raise AtlasError(f"{site} has no class token; choose another reduction than 'cls', e.g. 'max'")
     if reduction != "cls" and layout == "tokens" and shape and shape[0] <= prefix_tokens:
         raise AtlasError(f"{site} has no patch tokens; choose the reduction 'cls'")
+    if reduction == "token" and layout != "tokens":
+        raise AtlasError(
+            f"{site} has no tokens but a {layout}; choose the reduction 'max', or sites of a transformer"
+        )
+
+
+def reduction_of_image(reduction: str) -> str:
+    """The reduction that gives one number per image, to hold against what was mined with `reduction`.
+
+    The same, but for `token`: an image is as exciting as its largest token.
+    """
+    return "max" if reduction == "token" else reduction
 
 
 class Placed(Protocol):
@@ -61,14 +82,15 @@ class Placed(Protocol):
 
 
 def reduce_map(activation: Tensor, site: Placed, reduction: str) -> OnDevice:
-    """Reduce a site's activation map to one number per image and unit, on its device.
+    """Reduce a site's activation map to one number per image (or token) and unit, on its device.
 
     activation: [n, units, height, width] for the layout `map`, [n, tokens, units] for `tokens`, [n, units]
     for `vector` (whose values stay as they are). `max` and `mean` go over places, `center` takes the place
-    (height // 2, width // 2), `cls` the first token. The site's `prefix_tokens` are no places; its `grid` is
-    the (height, width) of the patches, for `center`: without it the middle of a row of tokens is taken. A
-    place that is NaN makes `max` and `mean` NaN. What comes back shares no memory with the map, which a
-    network may overwrite. AtlasError where the reduction does not fit the layout.
+    (height // 2, width // 2), `cls` the first token, `token` gives all tokens, [n * tokens, units]. The
+    site's `prefix_tokens` are no places; its `grid` is the (height, width) of the patches, for `center`:
+    without it the middle of a row of tokens is taken. A place that is NaN makes `max` and `mean` NaN. What
+    comes back shares no memory with the map, which a network may overwrite. AtlasError where the reduction
+    does not fit the layout.
     """
     layout, prefix_tokens, grid = site.layout, site.prefix_tokens, site.grid
     check_reduction(reduction, "the map", layout, prefix_tokens, ())
@@ -79,6 +101,8 @@ def reduce_map(activation: Tensor, site: Placed, reduction: str) -> OnDevice:
         return _from(activation[:, 0].clone(), -1)
     tokens = activation if layout == "tokens" else activation.permute(0, 2, 3, 1).flatten(1, 2)
     places = tokens[:, prefix_tokens:]  # [n, places, units]
+    if reduction == "token":
+        return _every(places)
     if reduction == "mean":
         return _from(places.mean(dim=1, dtype=torch.float32), -1)
     if reduction == "center":
@@ -93,6 +117,14 @@ def reduce_map(activation: Tensor, site: Placed, reduction: str) -> OnDevice:
 def _from(values: Tensor, place: int) -> OnDevice:
     """Values that are all from one place."""
     return OnDevice(values, torch.full(values.shape, place, dtype=torch.int32, device=values.device))
+
+
+def _every(places: Tensor) -> OnDevice:
+    """The values of all places [n, places, units], a row for each."""
+    images, count, units = places.shape
+    numbers = torch.arange(count, dtype=torch.int32, device=places.device).repeat(images)
+    values = places.clone(memory_format=torch.contiguous_format).flatten(0, 1)
+    return OnDevice(values, numbers[:, None].expand(-1, units))
 
 
 def _largest(tokens: Tensor, prefix: int) -> OnDevice:

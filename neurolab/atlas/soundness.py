@@ -46,7 +46,7 @@ def missing_images(numbers: NDArray[np.int64], images: int) -> str | None:
 
 def _exemplar_checks(site: SiteArrays) -> Iterator[Check]:
     used = site.images >= 0
-    yield from _ranked(site.values, site.images)
+    yield from _ranked(site.values, site.images, site.position, site.per_image)
     if site.grid is not None:
         outside = (site.position < -1) | (site.position >= site.grid[0] * site.grid[1])
         yield f"has places outside the grid of {site.grid[0]} x {site.grid[1]}", outside.any(axis=1)
@@ -56,21 +56,35 @@ def _exemplar_checks(site: SiteArrays) -> Iterator[Check]:
 
 def _lowest_checks(site: SiteArrays) -> Iterator[Check]:
     if site.lowest is not None:
-        values, images = site.lowest["values"], site.lowest["images"]
-        yield from _ranked(-values, images)
+        values, images, position = (site.lowest[name] for name in ("values", "images", "position"))
+        yield from _ranked(-values, images, position, site.per_image)
         yield "has a first value that is not the minimum", (images[:, 0] >= 0) & (values[:, 0] != site.min)
 
 
-def _ranked(values: NDArray[np.floating], images: NDArray[np.int64]) -> Iterator[Check]:
-    """Of images [units, n] in the order of falling values, -1 behind them."""
+def _ranked(
+    values: NDArray[np.floating], images: NDArray[np.int64], position: NDArray[np.int32], per_image: int
+) -> Iterator[Check]:
+    """Of images [units, n] in the order of falling values, -1 behind them.
+
+    position: which of its `per_image` observations each is, where these are several.
+    """
     used = images >= 0
     yield "has images behind an empty place", (used[:, 1:] & ~used[:, :-1]).any(axis=1)
     # Written so that NaN counts as unsorted, too.
     falling = values[:, 1:] <= values[:, :-1]
     yield "has values that are not sorted", (used[:, 1:] & used[:, :-1] & ~falling).any(axis=1)
-    ordered = np.sort(images, axis=1)
+    if per_image > 1:
+        yield from _tokens(images, position, per_image)
+    numbers = images if per_image == 1 else images * per_image + position
+    ordered = np.sort(np.where(used, numbers, -1), axis=1)
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-    yield "names an image twice", twice.any(axis=1)
+    yield f"names {'an image' if per_image == 1 else 'a token'} twice", twice.any(axis=1)
+
+
+def _tokens(images: NDArray[np.int64], position: NDArray[np.int32], tokens: int) -> Iterator[Check]:
+    """Of images [units, ...] and which of their tokens it is."""
+    outside = (images >= 0) & ((position < 0) | (position >= tokens))
+    yield f"names a token that is not one of 0 to {tokens - 1}", outside.reshape(len(images), -1).any(axis=1)
 
 
 def _bucket_checks(site: SiteArrays) -> Iterator[Check]:
@@ -83,10 +97,13 @@ def _bucket_checks(site: SiteArrays) -> Iterator[Check]:
         yield "counts more images than there are", counts.sum(axis=1) > site.count
         inside = (edges[:, :-1, None] <= values) & (values < edges[:, 1:, None])
         yield "has values outside their bucket", (drawn & ~inside).any(axis=(1, 2))
+        if "position" in site.buckets:
+            yield from _tokens(images, site.buckets["position"], site.per_image)
 
 
 def _statistics_checks(site: SiteArrays, images: int) -> Iterator[Check]:
-    yield f"counts fewer than 0 or more than {images} images", (site.count < 0) | (site.count > images)
+    there, what = images * site.per_image, "images" if site.per_image == 1 else "tokens"
+    yield f"counts fewer than 0 or more than {there} {what}", (site.count < 0) | (site.count > there)
     yield "has negative counts in its histogram", (site.histogram < 0).any(axis=1)
     yield "has a histogram that does not add up to the count", site.histogram.sum(axis=1) != site.count
     seen = site.count > 0

@@ -176,7 +176,9 @@ def relevant(
         *(loaded, images, site, target),
         units=[int(index)], k=top, method=method, batch_size=batch_size, workers=workers,
     )  # fmt: skip
-    places = {exemplar.image: place for place, exemplar in enumerate(asked.exemplars, 1)}
+    # Backwards: of an image that is several exemplars, the first counts.
+    ranks = range(len(asked.exemplars), 0, -1)
+    places = {asked.exemplars[rank - 1].image: rank for rank in ranks}
     rows = [
         {"image": image.key, "relevance": image.value, "exemplar": places.get(image.image)}
         for image in ranking.exemplars(opened, int(index))

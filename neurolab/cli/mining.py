@@ -34,7 +34,7 @@ Drawn = Annotated[
 CoActivation = Annotated[
     int, typer.Option(help="Random projections kept per unit, to correlate any two: 0, or 512.")
 ]
-Reduction = Annotated[str, typer.Option(help="max, mean, cls or center.")]
+Reduction = Annotated[str, typer.Option(help="max, mean, cls, center, or token (every patch by itself).")]
 BatchSize = Annotated[int, typer.Option(help="Images per batch; part of what makes the bytes repeatable.")]
 Workers = Annotated[int | None, typer.Option(help="Decode processes.")]
 Precision = Annotated[str, typer.Option(help="What the network computes in: float32, bfloat16 or float16.")]
@@ -159,7 +159,7 @@ def plan_rows(found: Plan) -> dict[str, Any]:
         "units": f"{found.units:,}",
         "images": unknown if found.images is None else f"{found.images:,}",
         "memory": f"{decimal(found.memory)} for what is remembered, twice that while it is saved",
-        "activations": f"{decimal(found.activations)} for the largest map of a batch",
+        "activations": f"{decimal(found.activations)} for what is held of a batch's maps",
         "disk": unknown if found.disk is None else decimal(found.disk),
         "speed": f"{found.images_per_second:.1f} images/s",
         "time": unknown if found.seconds is None else str(timedelta(seconds=round(found.seconds))),

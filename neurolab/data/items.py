@@ -43,6 +43,7 @@ class Batch:
 
     ``images`` is uint8 [n, height, width, 3], n = len(items), and may be empty. ``skipped`` lists the bad
     images with their reasons; ``notes`` says of images what was wrong beside them (unreadable captions).
+    ``ends``: it is known to be the shard's last; False for a last one of which that only shows behind it.
     """
 
     shard: str
@@ -53,6 +54,7 @@ class Batch:
     start: int
     stop: int
     notes: list[Skip] = field(default_factory=list)
+    ends: bool = False
 
     @property
     def records(self) -> int:

@@ -22,18 +22,20 @@ ALL_DONE = -1
 
 @dataclass
 class Group:
-    """Consecutive records of a shard, from record ``start`` on."""
+    """Consecutive records of a shard, from record ``start`` on; ``ends``: it is known that none follow."""
 
     shard: str
     number: int
     start: int
     records: list[Record]
+    ends: bool
 
     def batch(self, decoded: Decoded) -> Batch:
         stop = self.start + len(self.records)
         return Batch(
             *(self.shard, self.number, decoded.images, decoded.items, decoded.skipped, self.start, stop),
             notes=decoded.notes,
+            ends=self.ends,
         )
 
 
@@ -74,7 +76,10 @@ def iterate_groups(source: Source, batch_size: int, done: Mapping[str, int]) -> 
             continue
         records = source.read(shard, number * batch_size)
         while group := list(islice(records, batch_size)):
-            yield Group(shard.name, number, number * batch_size, group)
+            start = number * batch_size
+            # A full group of a shard of unknown size may be its last or not: only reading on would tell.
+            ends = len(group) < batch_size or start + len(group) == shard.size
+            yield Group(shard.name, number, start, group, ends)
             number += 1
 
 

@@ -20,7 +20,7 @@ HIDDEN = ("group", "folder", "font", "triad", "clean")  # labels for analyses
 def unit_card(lab: Lab, site: str, unit: int, badge: str = "") -> str:
     """A linked card: the unit's picture (or its top exemplar), six exemplars, what they show, their kinds."""
     arrays = lab.atlas.site(site)
-    images = [int(i) for i in arrays.images[unit, : PLATE + 1] if i >= 0]
+    images = [int(i) for i in arrays.distinct_images([unit])[0, : PLATE + 1] if i >= 0]
     picture = lab.picture(site, unit)
     cells = [image(picture, f"feature visualization of unit {unit}")] if picture else []
     cells += [thumbnail(lab, i) for i in images][: PLATE + 1 - len(cells)]
@@ -41,7 +41,7 @@ def unit_card(lab: Lab, site: str, unit: int, badge: str = "") -> str:
 def unit_row(lab: Lab, site: str, unit: int, score: str) -> str:
     """A search result: the unit's picture, its name and score, and a strip of ten exemplars."""
     arrays = lab.atlas.site(site)
-    images = [int(i) for i in arrays.images[unit, :10] if i >= 0]
+    images = [int(i) for i in arrays.distinct_images([unit])[0, :10] if i >= 0]
     picture = lab.picture(site, unit)
     large = image(picture, f"feature visualization of unit {unit}") if picture else _first(lab, images)
     strip = grid(

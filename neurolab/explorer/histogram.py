@@ -35,11 +35,18 @@ class _Axes:
         return min(100 * math.log10(count + 1) / self.decades, 100.0)
 
 
-def histogram(counts: np.ndarray, edges: np.ndarray, sd: float, exemplars: Sequence[float]) -> str:
+def histogram(
+    counts: np.ndarray,
+    edges: np.ndarray,
+    sd: float,
+    exemplars: Sequence[float],
+    words: tuple[str, str] = ("image", "images"),
+) -> str:
     """HTML of one unit's histogram: `counts` [bins], `edges` [bins + 1], and its exemplars' values as ticks.
 
     Bars that hold exemplars are coloured, bins wider than the others (what fell beyond the equal ones) are
-    hatched, zero is a line. Returns a sentence where nothing was counted.
+    hatched, zero is a line. words: for one and for several of what is counted. Returns a sentence where
+    nothing was counted.
     """
     counts, edges = np.asarray(counts), np.asarray(edges, dtype=np.float64)
     if counts.sum() == 0 or not np.isfinite(edges).all() or edges[-1] <= edges[0]:
@@ -50,7 +57,8 @@ def histogram(counts: np.ndarray, edges: np.ndarray, sd: float, exemplars: Seque
     usual = float(np.median(np.diff(edges)))
     axes = _Axes(float(edges[0]), float(edges[-1]), decades, usual, min(exemplars, default=math.inf))
     spans = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
-    bars = "".join(_bar(axes, int(count), *span) for count, span in zip(counts, spans, strict=True) if count)
+    pairs = zip(counts.tolist(), spans, strict=True)
+    bars = "".join(_bar(axes, count, *span, words[count > 1]) for count, span in pairs if count)
     marks = "".join(f'<i style="left:{axes.x(value):.2f}%"></i>' for value in exemplars)
     zero = f'<u style="left:{axes.x(0.0):.2f}%"></u>' if axes.low <= 0 <= axes.high else ""
     levels = [(10**i, axes.y(10**i)) for i in range(decades + 1)]
@@ -74,10 +82,10 @@ def ticks(low: float, high: float, most: int = 9) -> list[float]:
     return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _bar(axes: _Axes, count: int, left: float, right: float) -> str:
+def _bar(axes: _Axes, count: int, left: float, right: float, word: str) -> str:
     kinds = ["top"] if right > axes.lowest_exemplar else []
     kinds += ["rest"] if right - left > 1.01 * axes.usual_width else []
-    tooltip = esc(f"{number(left)} to {number(right)}: {count:,} image{'s' if count > 1 else ''}")
+    tooltip = esc(f"{number(left)} to {number(right)}: {count:,} {word}")
     start, wide = axes.x(left), axes.x(right) - axes.x(left)
     style = f"left:{start:.2f}%;width:{wide:.2f}%;height:{axes.y(count):.1f}%"
     return f'<b class="{" ".join(kinds)}" style="{style}" title="{tooltip}"></b>'

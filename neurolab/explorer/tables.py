@@ -48,6 +48,12 @@ class Selection:
     matches: np.ndarray | None
 
 
+def counted_as(site: SiteArrays, count: int = 2) -> str:
+    """What the atlas has counted of a site, for so many of them: images, or of tokens the patches."""
+    one, several = ("image", "images") if site.per_image == 1 else ("patch", "patches")
+    return one if count == 1 else several
+
+
 def read_texts(atlas: Atlas) -> ImageTexts:
     """Read the captions and labels of all images, once."""
     titles, texts, kinds, subjects = [], [], [], []

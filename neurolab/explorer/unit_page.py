@@ -17,7 +17,7 @@ from neurolab.explorer.lab import Lab
 from neurolab.explorer.levels import levels
 from neurolab.explorer.markup import deviations, esc, grid, href, image, notice, number, table
 from neurolab.explorer.spotlight import STYLES
-from neurolab.explorer.tables import COUNTED, in_sd, kind_counts, subjects
+from neurolab.explorer.tables import COUNTED, counted_as, in_sd, kind_counts, subjects
 
 AMOUNTS = ("24", "48", "100")
 ALIKE = {
@@ -41,8 +41,12 @@ def show(lab: Lab) -> None:
     with right:
         st.html(_exemplars(lab, site, unit))
         values = [exemplar.value for exemplar in unit.exemplars]
-        note = "images on a logarithmic scale; in red, where the exemplars lie"
-        st.html(shell.heading("How it fires", note) + histogram(unit.histogram, unit.edges, unit.sd, values))
+        what = lab.atlas.site(site)
+        note = f"{counted_as(what)} on a logarithmic scale; in red, where the exemplars lie"
+        shown = histogram(
+            unit.histogram, unit.edges, unit.sd, values, (counted_as(what, 1), counted_as(what))
+        )
+        st.html(shell.heading("How it fires", note) + shown)
         st.html(levels(lab, site, unit))
         st.html(_alike(lab, site, unit))
 
@@ -119,7 +123,8 @@ def _exemplars(lab: Lab, site: str, unit: Unit) -> str:
     here = {"site": site, "unit": unit.index, "picture": address.text("picture")}
     shown = unit.exemplars[: int(amount)]
     tiles = grid((exemplar_tile(lab, exemplar, unit.sd, style) for exemplar in shown), "nl-tiles")
-    note = f"{len(shown)} of the {len(unit.exemplars)} images of {unit.count:,} that excite it most"
+    what = counted_as(lab.atlas.site(site))
+    note = f"{len(shown)} of the {len(unit.exemplars)} {what} of {unit.count:,} that excite it most"
     ways = pills([(s, href("unit", **here, mark=s, show=amount), s == style) for s in STYLES])
     useful = [
         a for a, before in zip(AMOUNTS, ("0", *AMOUNTS), strict=False) if len(unit.exemplars) > int(before)
@@ -144,7 +149,7 @@ def _statistics(lab: Lab, site: str, unit: Unit) -> str:
     arrays = lab.atlas.site(site)
     place = f"{arrays.grid[0]} × {arrays.grid[1]} map" if arrays.grid else "no places"
     rows: list[tuple[object, str]] = [
-        ("Images seen", f"{unit.count:,}"),
+        (f"{counted_as(arrays).capitalize()} seen", f"{unit.count:,}"),
         ("Mean", number(unit.mean)),
         ("Standard deviation", number(unit.sd)),
         ("Minimum", _in_sd(unit.min, unit.sd)),

@@ -14,17 +14,20 @@ _ROWS_AT_ONCE = 2**24 // LIMIT  # float32 sums of so many products are exact in 
 _UNITS_AT_ONCE = 4096
 
 
+def splitmix64(seeds: Hashes, count: int) -> Hashes:
+    """[n, count]: the first numbers that splitmix64 (Steele, Lea and Flood 2014) gives for seeds [n]."""
+    mixed = seeds[:, None] + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
 def random_signs(hashes: Hashes, count: int) -> NDArray[np.float32]:
     """[images, count] of 1 and -1, which depend on an image's hash alone; count: a multiple of 64.
 
-    The bits of splitmix64's sequence (Steele, Lea and Flood 2014) with the hash as its seed.
+    The bits of splitmix64's sequence with the hash as its seed.
     """
-    steps = np.arange(1, count // 64 + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = hashes[:, None] + steps
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    mixed ^= mixed >> np.uint64(31)
-    bits = np.unpackbits(mixed.astype("<u8").view(np.uint8), axis=1)
+    bits = np.unpackbits(splitmix64(hashes, count // 64).astype("<u8").view(np.uint8), axis=1)
     return bits.astype(np.float32) * 2 - 1
 
 

@@ -23,6 +23,7 @@ from neurolab.mining.checkpoint import MiningState, fresh_state
 from neurolab.mining.concepts import Concepts
 from neurolab.mining.forward import Forward
 from neurolab.mining.identity import Identity, unfinished
+from neurolab.mining.observations import count_per_image
 from neurolab.mining.parts import Part
 from neurolab.mining.passes import Computed, computed
 from neurolab.mining.remembered import Kept
@@ -102,6 +103,7 @@ class Job:
                 reporter.advance(thing.records)
                 if time.monotonic() - self._saved >= self.checkpoint_seconds:
                     self.save()
+            self.state.end()
             self.save()
         except BaseException:
             if not self.state.torn:
@@ -163,7 +165,8 @@ class Job:
         center = None if embeddings is None else mean_direction(embeddings)
         for site in self.sites:
             units = self.forward.only.get(site.name)
-            arrays = written(self.state.sites[site.name], self.kept, units, site.units)
+            per_image = self.state.per_image[site.name]
+            arrays = written(self.state.sites[site.name], self.kept, units, site.units, per_image)
             exemplars, statistics = arrays.pop("exemplars"), arrays.pop("statistics")
             of_units = None
             if embeddings is not None and center is not None:
@@ -177,7 +180,7 @@ class Job:
                 others=arrays,
             )
         del embeddings  # lets go of the file before its folder is removed
-        return self.writer.finish(self.state.skipped, self.state.notes)
+        return self.writer.finish(self.state.skipped, self.state.notes, self.state.shards)
 
     def _give_up(self) -> None:
         shutil.rmtree(self.writer.build_folder, ignore_errors=True)
@@ -202,7 +205,8 @@ class Job:
         path = self.out / BUILDING / CHECKPOINT
         names = [site.name for site in self.sites]
         if unfinished(self.out) is None or not path.exists():
-            return fresh_state(self.forward.sites, self.kept)
+            per_image = count_per_image(self.sites, self.reduction)
+            return fresh_state(self.forward.sites, self.kept, per_image=per_image)
         state = MiningState.load(path)
         if list(state.sites) != names:
             raise AtlasError(f"{path} is of other sites; overwrite=True (--overwrite) starts afresh")

@@ -22,6 +22,7 @@ from neurolab.mining.cluster import Cluster, mine_on_ray
 from neurolab.mining.concepts import Concepts
 from neurolab.mining.identity import Identity, clear, same_build, unfinished
 from neurolab.mining.job import Job
+from neurolab.mining.observations import check_number, count_per_image
 from neurolab.mining.parts import Task
 from neurolab.mining.remembered import Kept, bytes_per_unit
 from neurolab.mining.selection import find_units
@@ -68,8 +69,10 @@ def mine(
 
     source: what `neurolab.open_source` takes; limit: only its first records. sites: full or short names.
     units: "SITE/12", of sites of which only some are mined (sites may then be empty): others are in the atlas
-    as if nothing had been seen of them. reduction: `max`, `mean`, `cls` or `center`, see
-    `neurolab.atlas.reductions`. bins: of the histogram, between edges that the first `sample` images tell,
+    as if nothing had been seen of them. reduction: `max`, `mean`, `cls` or `center`, one number per image and
+    unit, or `token`: of a transformer every patch token is an observation of its own, and where images are
+    spoken of here, it is tokens that are kept, drawn and counted, with their places
+    (`neurolab.atlas.reductions`). bins: of the histogram, between edges that the first `sample` images tell,
     and two more for what falls outside. bottom: how many images that excite a unit least are kept. buckets:
     levels of activation, of each of which `bucket_images` images are drawn at random (0: none;
     `neurolab.mining.buckets`). concepts: what the images of each level are counted by: texts, one of which
@@ -100,6 +103,7 @@ def mine(
     chosen, only = find_units(model, sites, units, reduction)
     with status(progress, f"Hashing {opened.location}"):
         about = opened.describe()
+    check_number(about["size"] or 0, count_per_image(chosen, reduction))
     settings = {"batch_size": batch_size, "reduction": reduction, "thumbnail": thumbnail} | asdict(kept)
     if only:
         settings["units"] = {name: of.tolist() for name, of in only.items()}
@@ -130,6 +134,9 @@ def mine(
             clear(out, keep_labels=True)  # it is the same build, but damaged
             stack.enter_context(job)
         what, behind = f"Mining {model.name}", job.state.records
+        if behind:
+            ready, every = len(job.state.finished), len(opened.shards())
+            say(progress, f"Going on behind {behind:,} images: {ready:,} of {every:,} shards are finished")
         reporter = stack.enter_context(reporting(progress, what, about["size"], behind))
         if cluster is None:
             done = job.state.done

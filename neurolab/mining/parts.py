@@ -15,6 +15,7 @@ from neurolab.data.sources import Record, Shard, Source
 from neurolab.mining.checkpoint import MiningState, fresh_state
 from neurolab.mining.concepts import Concepts
 from neurolab.mining.forward import Forward
+from neurolab.mining.observations import count_per_image
 from neurolab.mining.passes import computed
 from neurolab.mining.remembered import Kept
 
@@ -29,9 +30,11 @@ class Span:
     first: int
     stop: int | None
 
-    def is_full(self, records: int, batch_size: int) -> bool:
-        """Whether so many records are all that it has room for."""
-        return self.stop is not None and records == (self.stop - self.first) * batch_size
+    def ends(self, records: int, batch_size: int) -> bool:
+        """Whether the shard is known to end with it, where so many records were read of it."""
+        if self.stop is None or records < (self.stop - self.first) * batch_size:
+            return True
+        return self.shard.size is not None and self.stop * batch_size >= self.shard.size
 
 
 @dataclass
@@ -62,7 +65,9 @@ class Task:
     def mine(self, forward: Forward, span: Span, edges: Mapping[str, NDArray[np.float64]] | None) -> Part:
         """Mine a span; `forward` is entered. edges: of the histograms by site, None while nobody has them."""
         # What comes before the edges are known is handed on as it is.
-        state = fresh_state(forward.sites, replace(self.kept, sample=ENDLESS), edges)
+        kept = replace(self.kept, sample=ENDLESS)
+        per_image = count_per_image(forward.sites, forward.reduction)
+        state = fresh_state(forward.sites, kept, edges, per_image)
         part, embeddings = Part(state), []
         batches = load_batches(
             SpanSource(self.source, span, self.batch_size),
@@ -72,14 +77,14 @@ class Task:
             done={span.shard.name: span.first},
         )
         for batch, found, of_batch, concepts in computed(forward, batches, state, self.concepts):
-            state.take(batch, found, concepts)
+            state.take(replace(batch, ends=False), found, concepts)  # the end of the span, not of the shard
             part.items += batch.items
             if of_batch is not None:
                 embeddings.append(of_batch)
         state.settle()
         state.sieves = []  # which belong to the device here
         part.embeddings = np.concatenate(embeddings) if embeddings else None
-        if span.shard.size is None and not span.is_full(part.records, self.batch_size):
+        if span.ends(part.records, self.batch_size):
             state.done[span.shard.name] = ALL_DONE
         return part
 

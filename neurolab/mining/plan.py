@@ -19,9 +19,11 @@ from neurolab.errors import SourceError
 from neurolab.mining.checkpoint import fresh_state
 from neurolab.mining.forward import Forward
 from neurolab.mining.miner import default_workers
+from neurolab.mining.observations import check_number, count_per_image
 from neurolab.mining.precision import PrecisionEffect, effect_of_precision
 from neurolab.mining.remembered import Kept, bytes_per_unit
 from neurolab.mining.selection import find_sites
+from neurolab.models.sites import Site
 from neurolab.models.zoo import Model
 
 FLOAT = 4  # bytes
@@ -32,9 +34,11 @@ class Plan:
     """What a build will take.
 
     images: of the source, bad ones included; None for a stream, and with it what depends on it. memory: bytes
-    of the summaries, twice that while they are saved. activations: bytes of the largest map of one batch, on
-    the device: maps are not kept. disk: bytes of the atlas. images_per_second: of the probe, so `seconds` are
-    what is left if it goes on like that. effect: of a precision other than float32, on the probe's images.
+    of the summaries, twice that while they are saved. activations: bytes, on the device, of the largest map
+    of one batch, for maps are not kept; with the reduction `token` of the tokens of all sites, which are, and
+    as many bytes again in memory beside a GPU. disk: bytes of the atlas. images_per_second: of the probe, so
+    `seconds` are what is left if it goes on like that. effect: of a precision other than float32, on the
+    probe's images.
     """
 
     sites: int
@@ -68,7 +72,9 @@ def plan(
     transform = ImageTransform(model.image_size, model.resize_mode, model.interpolation, thumbnail)
     workers = default_workers() if workers is None else workers
     forward = Forward(model, chosen, reduction, precision)
-    state = fresh_state(chosen, kept)
+    per_image = count_per_image(chosen, reduction)
+    check_number(opened.size() or 0, per_image)
+    state = fresh_state(chosen, kept, per_image=per_image)
     batches = load_batches(opened, transform, batch_size=batch_size, workers=workers)
     row_bytes: list[int] = []
     probed: list[Batch] = []
@@ -88,19 +94,26 @@ def plan(
     rate = (done - before) / (ended - began)
     images, units = opened.size(), sum(site.units for site in chosen)
     embedding = 2 * (forward.embedding_dim or 0)
-    in_memory, on_disk = bytes_per_unit(kept)
+    in_memory, on_disk = bytes_per_unit(kept, max(per_image.values()))
     image_bytes = float(np.mean(row_bytes)) + embedding
     return Plan(
         sites=len(chosen),
         units=units,
         images=images,
         memory=units * in_memory,
-        activations=batch_size * FLOAT * max(site.units * int(np.prod(site.shape)) for site in chosen),
+        activations=batch_size * FLOAT * _held(chosen, reduction),
         disk=None if images is None else round(units * (on_disk + embedding) + images * image_bytes),
         images_per_second=rate,
         seconds=None if images is None else images / rate,
         effect=effect_of_precision(model, chosen, probed, reduction, precision) if probed else None,
     )
+
+
+def _held(sites: Sequence[Site], reduction: str) -> int:
+    """How many values of an image are held at a time."""
+    if reduction == "token":
+        return sum(site.units * (site.shape[0] - site.prefix_tokens) for site in sites)
+    return max(site.units * int(np.prod(site.shape)) for site in sites)
 
 
 def _row_bytes(item: Item) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from neurolab.atlas.reductions import reduction_of_image
 from neurolab.data.items import Batch
 from neurolab.mining.forward import Forward
 from neurolab.models.sites import Site
@@ -66,7 +67,8 @@ def effect_of_precision(
 ) -> PrecisionEffect:
     """Compute the batches in float32 and in a precision, and compare, each after one pass that is not timed.
 
-    ValueError where the batches hold no images.
+    Values are those of images: with the reduction `token`, of their largest tokens. ValueError where the
+    batches hold no images.
     """
     batches = [batch for batch in batches if batch.items]
     if not batches:
@@ -74,7 +76,7 @@ def effect_of_precision(
     seconds, values = [], []
     for each in ("float32", precision):
         took, found = [], []
-        with Forward(model, sites, reduction, each) as forward:
+        with Forward(model, sites, reduction_of_image(reduction), each) as forward:
             forward(batches[0])
             for batch in batches:
                 began = time.perf_counter()

@@ -13,6 +13,7 @@ from neurolab.atlas.reductions import Reduced
 from neurolab.errors import AtlasError
 from neurolab.mining.buckets import MOST_BUCKETS
 from neurolab.mining.histogram import SAMPLE
+from neurolab.mining.observations import images_and_places
 from neurolab.mining.summaries import ActivationBuckets, BottomK, CoActivation, Histogram, Moments, TopK
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -189,12 +190,16 @@ _KINDS: dict[str, Any] = {
 }
 
 
-def bytes_per_unit(kept: Kept) -> tuple[int, int]:
-    """What is remembered of a unit takes in memory and, written down, in the atlas."""
+def bytes_per_unit(kept: Kept, per_image: int = 1) -> tuple[int, int]:
+    """What is remembered of a unit takes in memory and, written down, in the atlas.
+
+    per_image: how many observations an image is.
+    """
     few = 64
     edges = np.tile(np.linspace(0.0, 1.0, kept.bins + 1), (few, 1))
     summaries = SiteSummaries.empty(few, kept, edges)
-    written = [summaries.exemplars(), summaries.statistics(), *summaries.others().values()]
+    parts = [summaries.exemplars(), summaries.statistics(), *summaries.others().values()]
+    written = [images_and_places(part, per_image) for part in parts]
     memory = sum(_array_bytes(part) for part in summaries.parts().values())
     return -(-memory // few), -(-sum(array.nbytes for arrays in written for array in arrays.values()) // few)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from neurolab.atlas.reductions import check_reduction
 from neurolab.errors import UnknownSiteError
+from neurolab.mining.observations import images_and_places
 from neurolab.mining.remembered import Arrays, Kept, SiteSummaries
 from neurolab.models.sites import Site, find_site, parse_unit
 from neurolab.models.zoo import Model
@@ -63,15 +64,17 @@ def spread(arrays: Arrays, blank: Arrays, units: NDArray[np.int64], total: int) 
 
 
 def written(
-    summaries: SiteSummaries, kept: Kept, units: NDArray[np.int64] | None, total: int
+    summaries: SiteSummaries, kept: Kept, units: NDArray[np.int64] | None, total: int, per_image: int = 1
 ) -> dict[str, Arrays]:
     """All arrays of a site for the atlas, by file: exemplars, statistics, and what may be left out.
 
     units: those that the summaries are of, where these are not all `total`; of the others nothing was seen.
+    per_image: how many observations an image is.
     """
 
     def every(of: SiteSummaries) -> dict[str, Arrays]:
-        return {"exemplars": of.exemplars(), "statistics": of.statistics(), **of.others()}
+        parts = {"exemplars": of.exemplars(), "statistics": of.statistics(), **of.others()}
+        return {name: images_and_places(part, per_image) for name, part in parts.items()}
 
     arrays = every(summaries)
     if units is None:

@@ -21,10 +21,11 @@ from neurolab.mining.buckets import Hashes
 from neurolab.mining.coactivation import CoActivation, random_signs
 from neurolab.mining.draws import Draws, upload
 from neurolab.mining.moments import Moments
+from neurolab.mining.observations import Observations, check_rows, observations
 from neurolab.mining.remembered import Arrays, SiteSummaries
 from neurolab.mining.tallies import CoActivationTally, HistogramTally, MomentsTally
 
-UNITS_AT_ONCE = 2**16  # bounds the device's memory: some ten copies of a batch's values in float64
+UNITS_AT_ONCE = 2**16  # of an image; bounds the device's memory: some ten copies of them in float64
 TOP, LOWEST, DRAWN = 1, 2, 4  # what a value may enter
 
 
@@ -62,8 +63,9 @@ class Sieve:
     made them; between `take` and `drain` they lack what is counted. Numbers of images must rise.
     """
 
-    def __init__(self, sites: Mapping[str, SiteSummaries], device: torch.device) -> None:
-        self.sites = dict(sites)
+    def __init__(self, sites: Mapping[str, SiteSummaries], device: torch.device, per_image: int = 1) -> None:
+        """per_image: how many observations of these sites an image is."""
+        self.sites, self.per_image = dict(sites), per_image
         for summaries in sites.values():
             summaries.fix()
         ends = np.cumsum([of.top.units for of in sites.values()]).tolist()
@@ -105,6 +107,9 @@ class Sieve:
         reduced: of all sites, as `reduce_map` gives it. Waits until the device has computed it.
         """
         parts = [reduced[site] for site in self.sites]
+        observed = self._observed(np.zeros(len(hashes), np.int64), hashes)
+        for site, part in zip(self.sites, parts, strict=True):
+            check_rows(site, len(part.values), len(hashes), self.per_image)
         values = torch.cat([part.values.to(torch.float32) for part in parts], dim=1) + 0.0  # no -0.0
         positions = torch.cat([part.positions.to(torch.int32) for part in parts], dim=1)
         finite = values.isfinite()
@@ -114,7 +119,7 @@ class Sieve:
         if self._lowest is not None:
             kinds += LOWEST * (values <= self._lowest)
         if self._draws is not None:
-            hashes_there = torch.from_numpy(hashes.view(np.int64)).to(values.device)
+            hashes_there = torch.from_numpy(observed.hashes.view(np.int64)).to(values.device)
             kinds += DRAWN * self._draws.admitted(values, finite, hashes_there, low, high)
         units, rows = kinds.T.nonzero(as_tuple=True)
         size = values.abs()
@@ -133,7 +138,8 @@ class Sieve:
     def take(
         self, sifted: Sifted, images: NDArray[np.int64], hashes: Hashes, concepts: NDArray[np.int64] | None
     ) -> None:
-        """Take in a batch, as `SiteSummaries.update`; nothing was taken in since it was sifted."""
+        """Take in a batch of images, with their hashes and concepts; it was sifted before."""
+        observed = self._observed(images, hashes, concepts)
         if sifted.arrived is not None:
             sifted.arrived.synchronize()
         units, rows, values, positions, kinds, low, high, sizes = (
@@ -143,29 +149,33 @@ class Sieve:
             self._draws.widen(low, high)
         ends = np.searchsorted(units, [its.stop for its in self.slices])
         for (its, summaries), start, stop in zip(self._by_slice(), [0, *ends[:-1]], ends, strict=True):
-            some = slice(start, stop)
-            of = (
+            some, of = slice(start, stop), rows[start:stop]
+            _enter(
+                summaries,
+                kinds[some],
                 units[some] - its.start,
                 values[some],
-                images[rows[some]],
+                observed.numbers[of],
                 positions[some],
-                hashes[rows[some]],
+                observed.hashes[of],
             )
-            _enter(summaries, kinds[some], *of)
         self._refresh()
-        self._count(sifted, sizes.tolist(), hashes, concepts)
+        self._count(sifted, sizes.tolist(), observed)
 
-    def _count(
-        self, sifted: Sifted, sizes: list[float], hashes: Hashes, concepts: NDArray[np.int64] | None
-    ) -> None:
+    def _observed(
+        self, images: NDArray[np.int64], hashes: Hashes, concepts: NDArray[np.int64] | None = None
+    ) -> Observations:
+        return observations(images, hashes, concepts, self.per_image)
+
+    def _count(self, sifted: Sifted, sizes: list[float], observed: Observations) -> None:
         """Have the device count a batch; it is not waited for."""
         values, finite = sifted.values, sifted.finite
         self._moments.add(values, finite, *sizes)
         self._histogram.add(values)
         if self._draws is not None:
-            self._draws.count(values, finite, concepts)
+            self._draws.count(values, finite, observed.concepts)
         if self._coactivation is not None:
-            self._coactivation.add(values, random_signs(hashes, self._coactivation.count))
+            self._coactivation.add(values, random_signs(observed.hashes, self._coactivation.count))
         self._seen += len(values)
 
     def drain(self) -> None:
@@ -193,7 +203,7 @@ def _enter(
     kinds: NDArray[np.uint8],
     units: NDArray[np.int64],
     values: NDArray[np.float32],
-    images: NDArray[np.int64],
+    numbers: NDArray[np.int64],
     positions: NDArray[np.int32],
     hashes: Hashes,
 ) -> None:
@@ -201,10 +211,10 @@ def _enter(
     for kind, best in ((TOP, summaries.top), (LOWEST, summaries.lowest)):
         if best is not None:
             some = np.flatnonzero(kinds & kind)
-            best.admit(units[some], values[some], images[some], positions[some])
+            best.admit(units[some], values[some], numbers[some], positions[some])
     if summaries.buckets is not None:
         some = np.flatnonzero(kinds & DRAWN)
-        summaries.buckets.admit(units[some], values[some], images[some], hashes[some])
+        summaries.buckets.admit(units[some], values[some], numbers[some], hashes[some])
 
 
 def _of_units(state: Arrays, units: slice) -> Arrays:
@@ -214,14 +224,19 @@ def _of_units(state: Arrays, units: slice) -> Arrays:
     return mine | {"waiting": state["waiting"][:, units]}
 
 
-def sieves(sites: Mapping[str, SiteSummaries], device: torch.device) -> list[Sieve]:
-    """Sieves for some sites, each for no more of them than the device should hold at once."""
+def sieves(
+    sites: Mapping[str, SiteSummaries], device: torch.device, per_image: Mapping[str, int]
+) -> list[Sieve]:
+    """Sieves for some sites, each for no more of them than the device should hold at once, and for such as
+    have the same number of observations of an image. per_image: that number, where it is not 1."""
     groups: list[dict[str, SiteSummaries]] = []
-    room = 0
+    room, before = 0, 0
     for name, summaries in sites.items():
-        if not groups or summaries.top.units > room:
+        count = per_image.get(name, 1)
+        size = summaries.top.units * count
+        if count != before or size > room:
             groups.append({})
             room = UNITS_AT_ONCE
         groups[-1][name] = summaries
-        room -= summaries.top.units
-    return [Sieve(group, device) for group in groups]
+        room, before = room - size, count
+    return [Sieve(group, device, per_image.get(next(iter(group)), 1)) for group in groups]

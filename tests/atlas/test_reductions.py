@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from neurolab.atlas.reductions import REDUCTIONS, Reduced, check_reduction, reduce_map
+from neurolab.atlas.reductions import REDUCTIONS, Reduced, check_reduction, reduce_map, reduction_of_image
 from neurolab.errors import AtlasError
 
+REFUSED = [("map", "cls"), ("map", "token"), ("vector", "token")]
 RNG = np.random.default_rng(0)
 MAP = RNG.standard_normal((5, 7, 4, 6)).astype(np.float32)
 TOKENS = RNG.standard_normal((5, 1 + 12, 7)).astype(np.float32)
@@ -63,6 +64,23 @@ def test_tokens_leave_the_class_token_out() -> None:
     assert (cls.values == 100).all() and (cls.positions == -1).all()
 
 
+@pytest.mark.parametrize("prefix", [0, 1, 3])
+def test_every_token_is_a_row(prefix: int) -> None:
+    """Image by image, with its number behind the prefix as its place."""
+    reduced = reduced_by(torch.from_numpy(TOKENS), "token", layout="tokens", prefix_tokens=prefix)
+    count = 13 - prefix
+    assert reduced.values.shape == reduced.positions.shape == (5 * count, 7)
+    assert (reduced.values.dtype, reduced.positions.dtype) == (np.float32, np.int32)
+    for row in range(5 * count):
+        image, token = divmod(row, count)
+        assert np.array_equal(reduced.values[row], TOKENS[image, prefix + token])
+        assert (reduced.positions[row] == token).all()
+
+
+def test_of_an_image_the_largest_token_is_told() -> None:
+    assert [reduction_of_image(name) for name in REDUCTIONS] == ["max", "mean", "cls", "center", "max"]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("prefix", [0, 1, 3])
 def test_prefix_tokens_that_are_largest_now_and_then(prefix: int, dtype: torch.dtype) -> None:
@@ -95,7 +113,7 @@ def test_center_of_a_patch_grid() -> None:
     assert (alone.positions == 6).all()
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("reduction", [name for name in REDUCTIONS if name != "token"])
 def test_vectors_stay_as_they_are(reduction: str) -> None:
     reduced = reduced_by(torch.from_numpy(MAP[:, :, 0, 0]), reduction, layout="vector")
     assert np.array_equal(reduced.values, MAP[:, :, 0, 0])
@@ -126,7 +144,7 @@ def test_large_maps() -> None:
         (layout, reduction)
         for layout in ("map", "tokens", "vector")
         for reduction in REDUCTIONS
-        if (layout, reduction) != ("map", "cls")  # refused
+        if (layout, reduction) not in REFUSED
     ],
 )
 def test_what_is_found_stays_when_the_network_writes_over_the_map(layout: str, reduction: str) -> None:
@@ -158,6 +176,9 @@ def test_what_does_not_fit_is_refused() -> None:
     for layout, prefix in (("map", 0), ("tokens", 0)):
         with pytest.raises(AtlasError, match="class token"):
             check_reduction("cls", "a site", layout, prefix, (4,))
+    for layout, shape in (("map", (2, 2)), ("vector", ())):
+        with pytest.raises(AtlasError, match=f"a site has no tokens but a {layout}; choose"):
+            check_reduction("token", "a site", layout, 0, shape)
     with pytest.raises(AtlasError, match="patch tokens"):
         check_reduction("max", "a site", "tokens", 1, (1,))
     with pytest.raises(AtlasError, match="class token"):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
@@ -14,6 +17,8 @@ import neurolab
 from neurolab.analysis.search import units_excited_by, units_like_text
 from neurolab.atlas import Atlas
 from neurolab.errors import UnknownModelError
+from neurolab.explorer.cards import unit_card
+from neurolab.explorer.lab import Lab
 from neurolab.models.zoo import Model
 from tests.explorer.conftest import OpenPage, shown
 from tests.explorer.sample_atlas import HOSTILE, sample_images, write_atlas
@@ -172,6 +177,29 @@ def test_a_unit_is_shown_at_every_level(open_page: OpenPage, mined_atlas: Atlas)
         shown_images = [int(i) for i in re.findall(r"page=image&amp;image=(\d+)", row)]
         assert shown_images[: len(level.images)] == level.images[:10]
     assert [x.high for x in levels[1:]] <= [x.low for x in levels[:-1]]
+
+
+def test_an_atlas_of_tokens_speaks_of_patches(
+    open_page: OpenPage, tiny_vit: Model, image_folder: Path, tmp_path: Path
+) -> None:
+    """Counts are of patches, those drawn are marked in their image, and a card shows no image twice."""
+    out = tmp_path / "atlas"
+    settings: dict[str, Any] = {"k": 12, "workers": 0, "reduction": "token", "progress": False}
+    atlas = neurolab.mine(tiny_vit, image_folder, "block2", out, **settings)
+    site = atlas.site("block2")
+    unit = int(np.argmin([len(set(images)) for images in site.images.tolist()]))
+    html = shown(open_page(out, page="unit", site="block2", unit=str(unit)))
+    assert f"12 of the 12 patches of {24 * 16} that excite it most" in html and "Patches seen" in html
+    levels = [level for level in site.levels(unit) if level.count]
+    counts = re.findall(r'class="range"[^>]*><b>[^<]*</b><span>(\d+) patch', html)
+    assert counts == [str(level.count) for level in levels]
+    row = html.split('class="nl-level"')[1]
+    plain = Lab(atlas).thumbnail(levels[0].images[0])
+    assert plain is not None and base64.b64encode(plain).decode() not in row.split("</a>")[0]
+    card = unit_card(Lab(atlas), "block2", unit)
+    pictures = re.findall(r'src="([^"]+)"', card)
+    distinct = len(set(site.images[unit].tolist()))
+    assert distinct < 7 and len(set(pictures)) == len(pictures) == distinct
 
 
 def test_an_atlas_without_levels_says_so(open_page: OpenPage, small_atlas: Atlas) -> None:

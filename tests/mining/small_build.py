@@ -78,6 +78,13 @@ class NoiseSource(Source):
         return "50" * 32
 
 
+class Unmeasured(NoiseSource):
+    """The same records, in shards whose length only reading tells."""
+
+    def shards(self) -> list[Shard]:
+        return [Shard(name, None) for name in SHARDS]
+
+
 def small_build(
     out: Path, source: Source | None = None, model: Model | None = None, **settings: object
 ) -> Atlas:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +14,10 @@ import numpy as np
 import pytest
 
 from neurolab.atlas.reductions import Reduced
+from neurolab.atlas.shards import ShardRow
+from neurolab.atlas.writing import read_npz
+from neurolab.data.items import Batch, Item, Skip
+from neurolab.data.loader import ALL_DONE
 from neurolab.errors import AtlasError
 from neurolab.mining.checkpoint import MiningState, fresh_state, interrupts_deferred
 from neurolab.mining.remembered import Kept
@@ -111,3 +117,60 @@ def test_other_threads_have_nothing_to_defer() -> None:
     thread.start()
     thread.join()
     assert entered == [True]
+
+
+def batch_of(shard: str, number: int, kept: int, bad: int, ends: bool = False) -> Batch:
+    keys = [f"{shard}/{number}/{i}" for i in range(kept + bad)]
+    items = [Item(key, (), {}, 4, 4, b"") for key in keys[:kept]]
+    skipped = [Skip(key, "empty") for key in keys[kept:]]
+    start = number * 4
+    stop = start + len(keys)
+    return Batch(shard, number, np.empty((kept, 0, 0, 3), np.uint8), items, skipped, start, stop, ends=ends)
+
+
+# The last group of "b" is full, and "c" a stream that tells its end only by being read on.
+BATCHES = [
+    batch_of("a", 0, 4, 0),
+    batch_of("a", 1, 0, 2, ends=True),
+    batch_of("b", 0, 3, 1),
+    batch_of("b", 1, 4, 0),
+    batch_of("c", 0, 2, 2),
+]
+ROWS = [ShardRow("a", 6, 4, 2, 0), ShardRow("b", 8, 7, 1, 4), ShardRow("c", 4, 2, 2, 11)]
+
+
+def test_a_shard_has_a_row_and_is_finished_when_nothing_can_be_behind(tmp_path: Path) -> None:
+    state, finished = fresh_state([], Kept()), []
+    for batch in BATCHES:
+        state.take(batch, {})
+        state.save(tmp_path / "state.npz")
+        state = MiningState.load(tmp_path / "state.npz")
+        finished.append([row.name for row in state.finished])
+    assert finished == [[], ["a"], ["a"], ["a"], ["a", "b"]]
+    assert state.done == {"a": ALL_DONE, "b": ALL_DONE, "c": 1}
+    state.end()
+    assert state.shards == state.finished == ROWS
+
+
+@pytest.mark.parametrize("cuts", list(product([False, True], repeat=len(BATCHES) - 1)))
+def test_rows_of_parts_are_those_of_one_pass(cuts: tuple[bool, ...]) -> None:
+    """However the batches are cut into parts, also in the middle of a shard."""
+    state, part = fresh_state([], Kept()), fresh_state([], Kept())
+    for batch, cut in zip(BATCHES, (*cuts, True), strict=True):
+        part.take(batch, {})
+        if cut:
+            state.append(part)
+            part = fresh_state([], Kept())
+    assert state.shards == ROWS
+    assert [row.name for row in state.finished] == ["a", "b"]
+    assert state.records == sum(row.records for row in ROWS)
+
+
+def test_a_checkpoint_without_rows_is_of_an_earlier_version(tmp_path: Path) -> None:
+    path = tmp_path / "state.npz"
+    fresh_state([], Kept()).save(path)
+    about = json.loads(read_npz(path)["about"].tobytes())
+    del about["shards"]
+    np.savez(path, about=np.frombuffer(json.dumps(about).encode(), np.uint8))
+    with pytest.raises(AtlasError, match=r"earlier neurolab.*overwrite"):
+        MiningState.load(path)

@@ -11,11 +11,16 @@ from typing import Any
 
 import pytest
 
+from neurolab.data.decode import ImageTransform
 from neurolab.data.sources import Record, Shard
 from neurolab.errors import NeurolabError, SourceError
-from neurolab.mining.cluster import Cluster, require_ray
+from neurolab.mining.checkpoint import MiningState
+from neurolab.mining.cluster import Cluster, _first, require_ray
+from neurolab.mining.parts import Task
+from neurolab.mining.remembered import Kept
 from tests.mining.small_build import NoiseSource, small_build
 from tests.mining.test_resume import digests
+from tests.mining.test_tokens import merging
 
 SAMPLE = 20  # images that the histograms' edges come from: three groups of the nine
 
@@ -91,6 +96,21 @@ def test_an_actor_dies_and_the_files_are_those_of_one_process(tmp_path: Path, tw
         small_build(tmp_path / "broken", Broken(), cluster=cluster)
     with pytest.raises(NeurolabError, match="has 2 CPU, 0 GPU; an actor needs 4 CPU"):
         small_build(tmp_path / "wide", threads=4, cluster=cluster)
+
+
+def test_tokens_on_a_cluster(tmp_path: Path, two_nodes: Any) -> None:
+    """The sample of 100 tokens is in the first group: no more of them is mined before the edges are known."""
+    settings: dict[str, Any] = {"model": merging(), "sites": ["early", "late"], "reduction": "token"}
+    settings |= {"sample": 100, "coactivation": 64}
+    small_build(tmp_path / "whole", **settings)
+    small_build(tmp_path / "ray", cluster=Cluster(two_nodes.address), **settings)
+    assert digests(tmp_path / "ray") == digests(tmp_path / "whole")
+
+
+def test_what_is_mined_first_is_the_sample() -> None:
+    task = Task(NoiseSource(), ImageTransform((16, 16), "shortest", "bicubic", None), 8, Kept(sample=100), 0)
+    for per_image, groups in (({}, 9), ({"early": 16, "late": 4}, 4), ({"early": 16}, 1)):
+        assert len(_first(task.source.shards(), MiningState({}, per_image=per_image), task)) == groups
 
 
 def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

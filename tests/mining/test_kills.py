@@ -156,7 +156,8 @@ def test_a_disk_that_is_full_from_any_moment_on(
     allowed = 10**9
     small_build(tmp_path / "counted", checkpoint_seconds=0)
     last, saved = calls, []
-    for allowed in range(0, last, 11):
+    # The last call is of the folder, when the manifest has its place and the atlas is whole.
+    for allowed in range(0, last - 1, 11):
         calls, out = 0, tmp_path / f"{allowed}"
         with pytest.raises(AtlasError, match=NO_SPACE):
             small_build(out)

@@ -21,17 +21,10 @@ from neurolab.mining.forward import Forward
 from neurolab.mining.parts import Part, Span, SpanSource, Task, spans
 from neurolab.mining.remembered import Kept
 from neurolab.models.sites import find_site
-from tests.mining.small_build import SHARDS, NoiseSource, small_build, small_model
+from tests.mining.small_build import SHARDS, NoiseSource, Unmeasured, small_build, small_model
 from tests.mining.test_resume import digests
 
 SHARD_LIST = [Shard(name, size) for name, size in SHARDS.items()]  # 37 and 26 records: 5 and 4 groups of 8
-
-
-class Unmeasured(NoiseSource):
-    """The same records, in shards whose length only reading tells."""
-
-    def shards(self) -> list[Shard]:
-        return [Shard(name, None) for name in SHARDS]
 
 
 def test_spans_are_what_is_left() -> None:
@@ -97,6 +90,16 @@ def test_the_end_of_a_stream_is_noted(tmp_path: Path) -> None:
             states.append(task.mine(forward, span, None).state)
     assert [state.done for state in states] == [{"second": 2}, {"second": ALL_DONE}, {"second": ALL_DONE}]
     assert [state.records for state in states] == [16, 10, 0]
+
+
+def test_a_span_to_the_end_of_a_shard_finishes_it() -> None:
+    """And one that ends before it does not, though nothing is behind it in the span."""
+    task = Task(NoiseSource(), ImageTransform((16, 16), "shortest", "bicubic", None), 8, Kept(k=2, bins=2), 0)
+    with Forward(small_model(), [], "max") as forward:
+        for span in spans(SHARD_LIST, {}, 8, 2):
+            state = task.mine(forward, span, None).state
+            ended = span in (Span(SHARD_LIST[0], 4, 5), Span(SHARD_LIST[1], 2, 4))
+            assert state.done == {span.shard.name: ALL_DONE if ended else span.stop}
 
 
 def test_buckets_and_lowest_of_an_atlas_are_those_of_all_activations(tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ import neurolab
 from neurolab.atlas.manifest import BUILDING
 from neurolab.data.decode import ImageTransform
 from neurolab.data.loader import load_batches
+from neurolab.mining import sieve
 from neurolab.mining.checkpoint import fresh_state
 from neurolab.mining.forward import Forward
 from neurolab.mining.job import CHECKPOINT
 from neurolab.mining.passes import computed
 from neurolab.mining.remembered import Kept
 from neurolab.models.sites import find_site
+from neurolab.models.zoo import Model
 from tests.mining.small_build import SITES, NoiseSource, small_model
 from tests.mining.test_resume import digests
 
@@ -50,6 +52,18 @@ def test_the_files_are_those_of_the_host_alone(whole: dict[str, str], tmp_path: 
     assert build(tmp_path / "atlas") == whole
     assert build(tmp_path / "saved", checkpoint_seconds=0) == whole
     assert build(tmp_path / "other", bins=7) != whole
+
+
+def test_tokens_are_sifted_as_images_are(
+    tiny_vit: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sieve, "UNITS_AT_ONCE", 16 * 300)  # so that each site has a sieve of its own
+    sites = ["block1.mlp", "block2.mlp", "block2"]
+    settings = SETTINGS | {"reduction": "token", "sample": 150}
+    neurolab.mine(tiny_vit, NoiseSource(), sites, tmp_path / "host", **settings)
+    monkeypatch.setattr(Forward, "runs_ahead", True)
+    neurolab.mine(tiny_vit, NoiseSource(), sites, tmp_path / "ahead", **settings)
+    assert digests(tmp_path / "ahead") == digests(tmp_path / "host")
 
 
 @pytest.mark.usefixtures("ahead")

@@ -17,11 +17,12 @@ import torch
 
 from neurolab.atlas import Atlas
 from neurolab.atlas.manifest import BUILDING, MANIFEST
+from neurolab.atlas.shards import ShardRow
 from neurolab.errors import AtlasError, SourceError
 from neurolab.mining import miner
 from neurolab.mining.job import CHECKPOINT
 from neurolab.mining.moments import Moments
-from tests.mining.small_build import NoiseSource, small_build, small_model
+from tests.mining.small_build import NoiseSource, Unmeasured, small_build, small_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +44,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     out = tmp_path_factory.mktemp("whole") / "atlas"
     small_build(out, checkpoint_seconds=1e9)
     found = digests(out)
-    assert len(found) == 3 + 2 * 5  # images, manifest, report; and five files of each site
+    assert len(found) == 4 + 2 * 5  # images, manifest, report, shards; and five files of each site
     return found
 
 
@@ -186,7 +187,7 @@ def test_every_moment_between_two_files_can_be_gone_on_from(
         small_build(out)
     folders = sorted(moments.iterdir())
     # The identity; an images part and a state for each of 9 batches, and the state at the end; the atlas.
-    assert len(folders) == 1 + 2 * 9 + 1 + 13
+    assert len(folders) == 1 + 2 * 9 + 1 + 14
     model = small_model()
     for folder in folders:
         small_build(folder, model=model)
@@ -204,6 +205,31 @@ def test_rows_written_after_the_checkpoint_are_dropped(tmp_path: Path, whole: di
     shutil.copy(earlier, out / BUILDING / CHECKPOINT)
     small_build(out)
     assert digests(out) == whole
+
+
+def test_what_is_gone_on_with_says_how_many_shards_are_finished(
+    tmp_path: Path, whole: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "atlas"
+    with pytest.raises(KeyboardInterrupt):
+        small_build(out, NoiseSource(fail_at=50))
+    atlas = small_build(out, progress=True)
+    assert "Going on behind 45 images: 1 of 2 shards are finished" in capsys.readouterr().err
+    assert atlas.shards() == [ShardRow("first", 37, 36, 1, 0), ShardRow("second", 26, 25, 1, 36)]
+    assert digests(out) == whole
+
+
+def test_shards_of_unknown_size_have_rows_too(tmp_path: Path, whole: dict[str, str]) -> None:
+    """Killed anywhere; a stream that is finished is not read again, not even to its end."""
+    for fail_at in range(7, 63, 11):
+        out = tmp_path / str(fail_at)
+        with pytest.raises(KeyboardInterrupt):
+            small_build(out, Unmeasured(fail_at=fail_at))
+        again = Unmeasured(tmp_path / f"{fail_at}.log")
+        small_build(out, again)
+        assert digests(out)["shards.parquet"] == whole["shards.parquet"]
+        read = (tmp_path / f"{fail_at}.log").read_text().split()
+        assert fail_at < 38 or not any(key.startswith("first") for key in read)
 
 
 def test_workers_and_checkpoints_leave_no_trace(tmp_path: Path, whole: dict[str, str]) -> None:

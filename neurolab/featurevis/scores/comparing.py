@@ -90,7 +90,7 @@ def path_similarities(
     drawn = random_images(atlas, seed)
     result: list[float | None] = []
     for row, subject in enumerate(subjects):
-        exemplars = subject.site.images[subject.index, :EXEMPLARS]
+        exemplars = subject.site.distinct_images([subject.index])[0, :EXEMPLARS]
         exemplars = exemplars[exemplars >= 0]
         natural = looker.of_atlas(atlas, exemplars, advance)
         random = looker.of_atlas(atlas, np.setdiff1d(drawn, exemplars), advance)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neurolab.atlas.arrays import SiteArrays
-from neurolab.atlas.reductions import reduce_map
+from neurolab.atlas.reductions import reduce_map, reduction_of_image
 from neurolab.featurevis.pixel_transforms import Noise
 from neurolab.featurevis.seeds import generator
 from neurolab.featurevis.transforms import AnyTransform, Frame, Transform, Window, matrices, uniform
@@ -65,9 +65,9 @@ def view_activations(
 ) -> NDArray[np.float64]:
     """Every unit's activation on each image, the mean over `draws` random views: [images, units].
 
-    images: [3, height, width] as the model sees them. Maps are reduced as the atlas's were. All images get
-    the same views, so that methods are compared on equal terms. batch_size: views per pass, at least those of
-    one image. advance is called with the number of views seen.
+    images: [3, height, width] as the model sees them. Maps are reduced as the atlas's were, of tokens the
+    largest. All images get the same views, so that methods are compared on equal terms. batch_size: views per
+    pass, at least those of one image. advance is called with the number of views seen.
     """
     # Of a purpose of its own: else a picture of the same seed was drawn with the same random numbers.
     drawn_from = generator(seed, "held-out views").initial_seed()
@@ -89,5 +89,5 @@ def view_activations(
 
 
 def reduced(activation: Tensor, site: SiteArrays) -> NDArray[np.float32]:
-    """[n, units]: activation maps reduced as those of the atlas's site were."""
-    return reduce_map(activation, site, site.reduction).to_host().values
+    """[n, units]: activation maps reduced as those of the atlas's site were, of tokens the largest."""
+    return reduce_map(activation, site, reduction_of_image(site.reduction)).to_host().values

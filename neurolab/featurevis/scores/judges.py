@@ -40,7 +40,7 @@ class Judge:
 
     def concepts(self, site: SiteArrays, units: NDArray[np.int64]) -> NDArray[np.float32]:
         """The mean centred embedding of each unit's first exemplars, [units, D]; zeros where it has none."""
-        exemplars = np.asarray(site.images[units, :EXEMPLARS])
+        exemplars = np.asarray(site.distinct_images(units)[:, :EXEMPLARS])
         images, places = np.unique(exemplars[exemplars >= 0], return_inverse=True)
         rows = np.full(exemplars.shape, -1, np.int64)
         rows[exemplars >= 0] = places

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+import neurolab
+from neurolab.featurevis import ascent
 from neurolab.featurevis.methods import METHODS
 from neurolab.featurevis.objectives import Direction, Unit
 from neurolab.featurevis.picture import Picture
@@ -48,7 +50,49 @@ def test_a_picture_does_not_depend_on_its_batch(on_gpu: Model) -> None:
     assert np.allclose(alone.history, among.history, rtol=1e-2, atol=1e-3)
 
 
-def test_mixed_objectives_in_bfloat16(on_gpu: Model) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_recorded_steps_are_the_steps_themselves(on_gpu: Model, method: str) -> None:
+    """Up to the order in which a GPU adds up, which differs from run to run."""
+    recorded, taken = (draw(on_gpu, method=method, steps=40, cuda_graph=graph) for graph in (True, False))
+    for one, other in zip(recorded, taken, strict=True):
+        assert np.allclose(one.history[:20], other.history[:20], rtol=0.02, atol=2e-3)
+        assert len(set(one.history[20:].tolist())) == 20  # each from places of its own
+        assert one.history[-5:].mean() > one.history[:5].mean() - 0.01
+
+
+def test_what_is_not_alike_is_not_recorded(on_gpu: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(ascent, "Recording", lambda *what: made.append(what))
+    for settings in ({"method": "vit"}, {"alpha": True}, {"transforms": "crops"}, {"cuda_graph": False}):
+        draw(on_gpu, steps=40, **settings)
+    assert not made
+
+
+def test_a_step_that_cannot_be_recorded_says_what_to_do(on_gpu: Model) -> None:
+    class Looking(Unit):
+        def at_places(self, activation: torch.Tensor) -> torch.Tensor:
+            return super().at_places(activation) * (1 + 0 * activation.mean().item())
+
+    with pytest.raises(RuntimeError, match="cuda_graph=False"):
+        draw(on_gpu, Looking("layer4.0", 3), steps=40)
+    (picture,) = draw(on_gpu, Looking("layer4.0", 3), steps=40, cuda_graph=False)
+    assert len(picture.history) == 40
+    draw(on_gpu, steps=40)  # and the GPU is as it was
+
+
+def test_facets_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    pocket = neurolab.load_model("pocket").to("cuda")
+    units = [f"{sites.short}/{unit}" for sites in neurolab.list_sites(pocket)[-3:-2] for unit in (1, 5)]
+    recorded, taken = (
+        render(pocket, units, facet="text", steps=40, progress=False, cuda_graph=graph)
+        for graph in (True, False)
+    )
+    for one, other in zip(recorded, taken, strict=True):
+        assert np.allclose(one.history[:20], other.history[:20], rtol=0.03, atol=3e-3)
+
+
+@pytest.mark.parametrize("steps", [6, 40])
+def test_mixed_objectives_in_bfloat16(on_gpu: Model, steps: int) -> None:
     vector = torch.randn(256, generator=torch.Generator().manual_seed(0))
     objectives = [
         Unit("layer4.0", 3) - 0.5 * Unit("layer3.0", 7),
@@ -56,7 +100,7 @@ def test_mixed_objectives_in_bfloat16(on_gpu: Model) -> None:
         DeepDream("layer2.0"),
         Unit("layer4.0", 5, "center") + Diversity("layer3.0"),
     ]
-    for picture in draw(on_gpu, objectives, precision="bfloat16"):
+    for picture in draw(on_gpu, objectives, precision="bfloat16", steps=steps):
         assert np.isfinite(picture.history).all()
 
 

@@ -33,7 +33,7 @@ def measure(plan: Plan, folder: Path) -> Iterator[Row]:
     yield from rows.long_pass(plan)
     yield rows.growth(plan, folder)
     yield from rows.queries(plan, folder)
-    yield from rows.gpu(plan)
+    yield from rows.gpu()
     yield from rows.cost(plan)
 
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     plan, found = QUICK if given.quick else Plan(), []
     with tempfile.TemporaryDirectory() as folder:
-        for row in rows.gpu(plan) if given.gpu else measure(plan, Path(folder)):
+        for row in rows.gpu() if given.gpu else measure(plan, Path(folder)):
             found.append(row)
             print(f"{row.key:26} {row.value}  {row.note}", flush=True)
     settings = setting(plan)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -75,14 +76,17 @@ def time_mining(
 
 
 def time_ahead(
-    network: str, size: int, batches: int, sites: str | None, warm: int, precision: str
-) -> dict[str, list[float]]:
-    """`speed.mined_ahead` on a GPU, and `speed.bare` after it in the same precision, as "bare"."""
+    network: str, size: int, batches: int, last: int, sites: str | None
+) -> dict[str, dict[str, list[float]]]:
+    """Of each precision, seconds for each batch of a whole pass on a GPU, and for the last of them of the
+    network alone."""
     model = load(network, "cuda")
-    pictures = in_memory(model, size, batches)
-    mined = speed.mined_ahead(model, list_sites(model, sites), pictures, warm, precision)
-    with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bfloat16"):
-        return mined | {"bare": speed.bare(model, pictures, keep=True)}
+    pictures, found = in_memory(model, size, batches), {}
+    for precision, dtype in (("float32", None), ("bfloat16", torch.bfloat16)):
+        mined = speed.mined_ahead(model, list_sites(model, sites), pictures, precision)
+        with torch.autocast("cuda", dtype) if dtype else nullcontext():
+            found[precision] = {"mined": mined, "bare": speed.bare(model, pictures[-last:], keep=True)}
+    return found
 
 
 def time_pipeline(network: str, shards: str, size: int) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mining_state import KEPT, SETTLING, in_the_corner, no_pixels, started, warm_up, warm_up_on
+from mining_state import KEPT, SETTLING, in_the_corner, no_pixels, started, warm_up
 from numpy.typing import NDArray
 
 import neurolab
@@ -81,26 +81,21 @@ def mined(model: Model, sites: Sequence[Site], batches: Sequence[Batch], warm: i
 
 
 def mined_ahead(
-    model: Model, sites: Sequence[Site], batches: Sequence[Batch], warm: int, precision: str = "float32"
-) -> dict[str, list[float]]:
-    """Seconds for each batch of mining on a GPU, where taking in one and computing the next go on at once:
-    from the first image of a pass on, and after `warm` images. What the first batches ask for is not timed.
-    """
-    found: dict[str, list[float]] = {}
+    model: Model, sites: Sequence[Site], batches: Sequence[Batch], precision: str = "float32"
+) -> list[float]:
+    """Seconds for each batch of a whole pass on a GPU, where taking in one and computing the next go on at
+    once. What the first batches ask for is asked for beforehand."""
+    state, seconds = fresh_state(sites, KEPT), []
     with Forward(model, sites, "max", precision) as forward:
-        spread = settled(forward, batches[0])
-        seen = started(sites, warm)
-        warm_up_on(model.device, seen, spread, warm)
-        for name, state in (("start", fresh_state(sites, KEPT)), ("later", seen)):
-            found[name] = []
+        settled(forward, batches[0])
+        began = time.perf_counter()
+        for ready in computed(forward, batches, state):
+            state.take(ready.batch, ready.found)
+            seconds.append(time.perf_counter() - began)
             began = time.perf_counter()
-            for ready in computed(forward, batches, state):
-                state.take(ready.batch, ready.found)
-                found[name].append(time.perf_counter() - began)
-                began = time.perf_counter()
-            synchronize(model)
-            found[name][-1] += time.perf_counter() - began
-    return found
+        synchronize(model)
+        seconds[-1] += time.perf_counter() - began
+    return seconds
 
 
 def settled(forward: Forward, batch: Batch) -> dict[str, Reduced]:

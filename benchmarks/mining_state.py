@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from neurolab.atlas.reductions import OnDevice, Reduced
+from neurolab.atlas.reductions import Reduced
 from neurolab.data.items import Batch, Item
 from neurolab.mining.checkpoint import MiningState, fresh_state
 from neurolab.mining.remembered import Kept
-from neurolab.mining.summaries import draw_hashes
 from neurolab.models.sites import Site
 
 KEPT = Kept()
@@ -37,28 +35,6 @@ def warm_up(state: MiningState, reduced: dict[str, Reduced], images: int, size: 
         }
         made = {site: in_the_corner(values.astype(np.float32)) for site, values in noise.items()}
         state.take(no_pixels(number, start, count), made)
-
-
-def warm_up_on(
-    device: torch.device, state: MiningState, reduced: dict[str, Reduced], images: int, size: int = 256
-) -> None:
-    """The same, but for the first images, by what the device does for the state."""
-    first = KEPT.sample + size  # with the first image after the sample the edges are known
-    warm_up(state, reduced, first)
-    spreads = {
-        site: [torch.from_numpy(end).to(device) for end in (of.values.mean(axis=0), of.values.std(axis=0))]
-        for site, of in reduced.items()
-    }
-    random = torch.Generator(device).manual_seed(0)
-    for start in range(first, images, size):
-        batch, found = no_pixels(start, start, size), {}
-        for site, (mean, sd) in spreads.items():
-            noise = torch.randn(size, len(mean), generator=random, device=device)
-            found[site] = OnDevice(
-                mean + sd * noise, torch.zeros(noise.shape, dtype=torch.int32, device=device)
-            )
-        hashes = draw_hashes([item.key for item in batch.items])
-        state.take(batch, [sieve.sift(found, hashes) for sieve in state.sieves_on(device)])
 
 
 def in_the_corner(values: NDArray[np.float32]) -> Reduced:

@@ -338,7 +338,7 @@ def test_the_command_writes_both_files(
 ) -> None:
     mining = scripts["mining"]
     monkeypatch.setattr(mining, "QUICK", plan)
-    monkeypatch.setattr(mining, "measure", lambda plan, folder: scripts["mining_rows"].gpu(plan))
+    monkeypatch.setattr(mining, "measure", lambda plan, folder: scripts["mining_rows"].gpu())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     threads = torch.get_num_threads()
     out = [str(tmp_path / name) for name in ("numbers.json", "table.md")]

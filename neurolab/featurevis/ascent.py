@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -122,7 +122,7 @@ class Ascent:
         judged = min(RESCUED, self.recipe.steps) - 1
         sites = [site for site in self.objective.sites if site != PICTURE]
         quick = contiguous_attention(self.model.module)
-        with capture(self.model, sites) as acts, folded_norms(self.model), quick:
+        with self.beside(), capture(self.model, sites) as acts, folded_norms(self.model), quick:
             for step in range(self.recipe.steps):
                 with self.rescue() if step < judged else nullcontext():
                     report(names, self.step(acts, step))
@@ -135,6 +135,21 @@ class Ascent:
                         climb = partial(self.climb, acts)
                         self.recording = Recording(climb, self.views.maps[step], self.image.parameters())
         self.recording = None  # and with it goes the memory that it holds
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Inside, a GPU works on a stream of its own: on its usual one nothing can be recorded."""
+        if not self.is_recordable():
+            yield
+            return
+        usual = torch.cuda.current_stream(self.model.device)
+        own = torch.cuda.Stream(self.model.device)
+        own.wait_stream(usual)
+        try:
+            with torch.cuda.stream(own):
+                yield
+        finally:
+            usual.wait_stream(own)
 
     def is_recordable(self) -> bool:
         """Whether all steps to come are the same operations on a GPU."""

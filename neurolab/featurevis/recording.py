@@ -25,7 +25,8 @@ class Recording:
             parameter.grad = None  # so that the recording has gradients of its own
         self._maps, self._graph = maps.clone(), torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(self._graph):
+            # On the stream on which the steps before were taken: else gradients would have to change streams.
+            with torch.cuda.graph(self._graph, stream=torch.cuda.current_stream(maps.device)):
                 self._objectives = climb(self._maps)
         except RuntimeError as error:
             raise RuntimeError(

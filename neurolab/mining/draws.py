@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,16 @@ from torch import Tensor
 
 from neurolab.mining.buckets import FINEST, SMALLEST, ActivationBuckets
 from neurolab.mining.tallies import BucketTally
+from neurolab.mining.transfer import sent, upload
+
+
+class Placed(NamedTuple):
+    """Where values [n, units] belong, unit * buckets + bucket; which are finite; and how often buckets had
+    become wider by then."""
+
+    places: Tensor
+    finite: Tensor
+    widenings: int
 
 
 class Draws:
@@ -28,6 +39,7 @@ class Draws:
         self._exponent = torch.empty(units, dtype=torch.int64, device=device)
         self._scale = torch.empty(units, dtype=torch.float64, device=device)
         self._largest = torch.empty(units, self.buckets, dtype=torch.int64, device=device)
+        self._widenings = 0
         self.refresh()
 
     def refresh(self) -> None:
@@ -41,23 +53,23 @@ class Draws:
             upload(self._high[units], buckets.high)
             upload(self._largest[units], buckets.largest.view(np.int64))
 
-    def places(self, values: Tensor, finite: Tensor) -> Tensor:
-        """Where values [n, units] belong, unit * buckets + bucket; those that are not finite, and those of
-        units whose buckets do not reach as far, anywhere."""
+    def place(self, values: Tensor, finite: Tensor) -> Placed:
+        """Where values [n, units] belong; those that are not finite, and those of units whose buckets do not
+        reach as far, anywhere."""
         numbers = (torch.where(finite, values, 0.0) * self._scale).floor_()
         numbers -= (numbers / self.buckets).floor_() * self.buckets
         # Exact where the buckets reach; far outside rounding could leave no place at all.
         numbers.clamp_(0, self.buckets - 1)
-        return numbers.to(torch.int64).add_(self._firsts)
+        return Placed(numbers.to(torch.int64).add_(self._firsts), finite, self._widenings)
 
-    def admitted(self, values: Tensor, finite: Tensor, hashes: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    def admitted(self, values: Tensor, placed: Placed, hashes: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Which values [n, units] of images with these hashes [n] may be drawn: bool. low, high [units]: the
         ends of those that are finite.
 
         Of a unit whose buckets must become wider all may: which bucket is whose is not known yet.
         """
-        beats = hashes[:, None] < self._largest.view(-1)[self.places(values, finite)]
-        return finite & (beats | self._outgrown(low, high))
+        beats = hashes[:, None] < self._largest.view(-1)[placed.places]
+        return placed.finite & (beats | self._outgrown(low, high))
 
     def _outgrown(self, low: Tensor, high: Tensor) -> Tensor:
         """As `ActivationBuckets.outgrown`, as bool [units]."""
@@ -68,35 +80,29 @@ class Draws:
         least = torch.frexp(torch.maximum(bottom.abs(), top.abs())).exponent.to(torch.int64) - FINEST
         return seen & (wide | (least.clamp_min(SMALLEST) > self._exponent))
 
-    def widen(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> bool:
-        """Let the host's buckets cover [low, high] [units], too; whether any became wider.
+    def widen(self, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
+        """Let the host's buckets cover [low, high] [units], too.
 
         What was counted of these belongs to the old buckets, and goes there first.
         """
-        widened = False
         for units, buckets in self.sites:
             outgrown = buckets.outgrown(low[units], high[units])
             if len(outgrown):
-                widened = True
+                self._widenings += 1
                 on_device = torch.from_numpy(outgrown + units.start).to(self._scale.device)
                 buckets.count(outgrown, self._tally.drain_units(on_device))
             buckets.widen(low[units], high[units])
-        return widened
 
-    def count(self, values: Tensor, finite: Tensor, concepts: NDArray[np.int64] | None) -> None:
+    def count(self, values: Tensor, placed: Placed, concepts: NDArray[np.int64] | None) -> None:
         """Count values [n, units] and the concepts of their images, [n] or None."""
+        if placed.widenings != self._widenings:
+            placed = self.place(values, placed.finite)
         numbers = np.full(len(values), -1) if concepts is None else concepts
-        of_image = torch.from_numpy(numbers).to(values.device, non_blocking=True)
-        self._tally.add(self.places(values, finite), finite, of_image)
+        of_image = sent(numbers, values.device)
+        self._tally.add(placed.places, placed.finite, of_image)
 
     def drain(self) -> None:
         """Give the host's buckets what was counted."""
         counts = self._tally.drain()
         for units, buckets in self.sites:
             buckets.count(np.arange(buckets.units), counts[units])
-
-
-def upload(there: Tensor, array: NDArray[np.generic]) -> None:
-    """Copy an array to where a tensor is, in its turn among what the device has to do."""
-    here = torch.from_numpy(np.ascontiguousarray(array))
-    there.copy_(here.pin_memory() if there.is_cuda else here, non_blocking=True)

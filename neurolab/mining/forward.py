@@ -82,6 +82,10 @@ class Forward:
         self._held = ExitStack()
         on_gpu = model.device.type == "cuda"
         self._copying = torch.cuda.Stream(model.device) if on_gpu else None
+        # Channels last, convolutions on a CPU and the maximum over a map are faster; cuDNN's convolutions in
+        # full float32 are much slower.
+        first = on_gpu and precision == "float32"
+        self._layout = torch.contiguous_format if first else torch.channels_last
 
     @property
     def runs_ahead(self) -> bool:
@@ -97,7 +101,8 @@ class Forward:
             if self.precision == "float32":
                 stack.enter_context(full_float32())
             stack.enter_context(capture(self.model, list(self._by_name), stop=stop, reader=self._read))
-            stack.enter_context(contiguous_attention(self.model.module))
+            if self.precision != "float32":  # in which torch has a fast path, for batches first in memory
+                stack.enter_context(contiguous_attention(self.model.module))
             self._held = stack.pop_all()
         return self
 
@@ -130,8 +135,7 @@ class Forward:
             current = torch.cuda.current_stream(self.model.device)
             current.wait_event(arrived)
             pixels.record_stream(current)
-        # Channels last in memory: convolutions on a CPU, and the maximum over a map, are faster so.
-        images = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last) / 255
+        images = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=self._layout) / 255
         with self._computing():
             embedded = self.model.encode_image(images)
         if missing := self._by_name.keys() - self._found.keys():

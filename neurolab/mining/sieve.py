@@ -8,7 +8,11 @@ takes in the few (`take`) while the device computes the next batch. The summarie
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,14 +23,21 @@ from torch import Tensor
 from neurolab.atlas.reductions import OnDevice
 from neurolab.mining.buckets import Hashes
 from neurolab.mining.coactivation import CoActivation, random_signs
-from neurolab.mining.draws import Draws, upload
+from neurolab.mining.draws import Draws, Placed
 from neurolab.mining.moments import Moments
 from neurolab.mining.observations import Observations, check_rows, observations
 from neurolab.mining.remembered import Arrays, SiteSummaries
 from neurolab.mining.tallies import CoActivationTally, HistogramTally, MomentsTally
+from neurolab.mining.transfer import sent, upload
 
 UNITS_AT_ONCE = 2**16  # of an image; bounds the device's memory: some ten copies of them in float64
 TOP, LOWEST, DRAWN = 1, 2, 4  # what a value may enter
+THREADS = min(8, os.cpu_count() or 1)
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS)
 
 
 class Entries(NamedTuple):
@@ -48,11 +59,12 @@ class Entries(NamedTuple):
 
 class Sifted(NamedTuple):
     """A batch after `sift`: what may enter, on its way to the host, and the event of its arrival from a GPU;
-    on the device, its values [n, units] and which of them are finite."""
+    on the device, its values [n, units], which of them are finite, and in which buckets they are."""
 
     entries: Entries
     values: Tensor
     finite: Tensor
+    placed: Placed | None
     arrived: torch.cuda.Event | None
 
 
@@ -72,6 +84,7 @@ class Sieve:
         self.slices = [slice(end - of.top.units, end) for end, of in zip(ends, sites.values(), strict=True)]
         some, units = next(iter(sites.values())), ends[-1]
         self._seen = 0
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._moments = MomentsTally(units, device)
         self._histogram = HistogramTally(self._joined(lambda of: of.histogram.edges), device)
         self._top = torch.empty(units, device=device)
@@ -85,6 +98,8 @@ class Sieve:
             scale = self._joined(lambda of: of.coactivation and np.stack(of.coactivation.scale, axis=1))
             self._coactivation = CoActivationTally(projected.count, scale[:, 0], scale[:, 1], device)
         self._refresh()
+        if self._stream is not None:
+            self._counted = torch.cuda.current_stream(device).record_event()
 
     def _by_slice(self) -> Iterator[tuple[slice, SiteSummaries]]:
         return zip(self.slices, self.sites.values(), strict=True)
@@ -100,6 +115,18 @@ class Sieve:
                 upload(self._lowest[its], summaries.lowest.bar)
         if self._draws is not None:
             self._draws.refresh()
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Around what the host has to do with the device: a GPU does it beside what it computes, once it has
+        counted what was taken in before; and computes nothing more before it is done."""
+        if self._stream is None:
+            yield
+            return
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(self._counted)
+            yield
+        torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
     def sift(self, reduced: Mapping[str, OnDevice], hashes: Hashes) -> Sifted:
         """What of a batch may enter the summaries, on its way to the host; these stay as they are.
@@ -118,9 +145,11 @@ class Sieve:
         kinds = (values >= self._top).to(torch.uint8)
         if self._lowest is not None:
             kinds += LOWEST * (values <= self._lowest)
+        placed = None
         if self._draws is not None:
-            hashes_there = torch.from_numpy(observed.hashes.view(np.int64)).to(values.device)
-            kinds += DRAWN * self._draws.admitted(values, finite, hashes_there, low, high)
+            hashes_there = sent(observed.hashes.view(np.int64), values.device)
+            placed = self._draws.place(values, finite)
+            kinds += DRAWN * self._draws.admitted(values, placed, hashes_there, low, high)
         units, rows = kinds.T.nonzero(as_tuple=True)
         size = values.abs()
         least = torch.where(finite & (size > 0), size, torch.inf).amin()
@@ -133,7 +162,7 @@ class Sieve:
         arrived = torch.cuda.Event() if values.is_cuda else None
         if arrived is not None:
             arrived.record()
-        return Sifted(entries, values, finite, arrived)
+        return Sifted(entries, values, finite, placed, arrived)
 
     def take(
         self, sifted: Sifted, images: NDArray[np.int64], hashes: Hashes, concepts: NDArray[np.int64] | None
@@ -146,9 +175,12 @@ class Sieve:
             tensor.numpy() for tensor in sifted.entries
         )
         if self._draws is not None:
-            self._draws.widen(low, high)
+            with self._aside():
+                self._draws.widen(low, high)
         ends = np.searchsorted(units, [its.stop for its in self.slices])
-        for (its, summaries), start, stop in zip(self._by_slice(), [0, *ends[:-1]], ends, strict=True):
+
+        def enter(site: tuple[tuple[slice, SiteSummaries], int, int]) -> None:
+            (its, summaries), start, stop = site
             some, of = slice(start, stop), rows[start:stop]
             _enter(
                 summaries,
@@ -159,7 +191,15 @@ class Sieve:
                 positions[some],
                 observed.hashes[of],
             )
-        self._refresh()
+
+        sites = zip(self._by_slice(), [0, *ends[:-1]], ends, strict=True)
+        if THREADS > 1:
+            list(_pool().map(enter, sites))
+        else:
+            for site in sites:
+                enter(site)
+        with self._aside():
+            self._refresh()
         self._count(sifted, sizes.tolist(), observed)
 
     def _observed(
@@ -172,11 +212,13 @@ class Sieve:
         values, finite = sifted.values, sifted.finite
         self._moments.add(values, finite, *sizes)
         self._histogram.add(values)
-        if self._draws is not None:
-            self._draws.count(values, finite, observed.concepts)
+        if self._draws is not None and sifted.placed is not None:
+            self._draws.count(values, sifted.placed, observed.concepts)
         if self._coactivation is not None:
             self._coactivation.add(values, random_signs(observed.hashes, self._coactivation.count))
         self._seen += len(values)
+        if self._stream is not None:
+            self._counted = torch.cuda.current_stream(self._stream.device).record_event()
 
     def drain(self) -> None:
         """Give the summaries what the device has counted since the last time."""

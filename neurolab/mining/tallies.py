@@ -17,6 +17,7 @@ from torch import Tensor
 from neurolab.mining.coactivation import LIMIT
 from neurolab.mining.exact import BITS, ROWS_AT_ONCE, ExactSums
 from neurolab.mining.moments import HIGHEST, LOWEST
+from neurolab.mining.transfer import sent
 
 Arrays = dict[str, NDArray[np.generic]]
 MANTISSA = 24  # bits of a float32
@@ -159,7 +160,7 @@ class CoActivationTally:
         whole = quanta.nan_to_num_(nan=0.0).clamp_(-LIMIT, LIMIT)
         self._sum += whole.sum(dim=0).to(torch.int64)
         # Sums of integers far below 2**53: exact in any order, which in float32 they might not be.
-        on_device = torch.from_numpy(signs).to(values.device, torch.float64)
+        on_device = sent(signs, values.device).to(torch.float64)
         self._projected += (whole.T @ on_device).to(torch.int64)
         self._signs += signs.sum(axis=0, dtype=np.float64).astype(np.int64)
         self._images += len(signs)

@@ -25,6 +25,7 @@ from neurolab.mining.observations import check_number, check_rows, observations
 from neurolab.mining.remembered import Arrays, Kept, SiteSummaries
 from neurolab.mining.sieve import Sieve, Sifted, sieves
 from neurolab.mining.summaries import draw_hashes
+from neurolab.mining.threads import each
 
 
 class HasUnits(Protocol):
@@ -88,8 +89,7 @@ class MiningState:
         hashes = draw_hashes([item.key for item in batch.items])
         check_number(self.images + len(images), self.per_image)
         if isinstance(found, Mapping):
-            for site, values in found.items():
-                self._update(site, values, images, hashes, concepts)
+            each(lambda site: self._update(site, found[site], images, hashes, concepts), found)
         else:
             for sieve, sifted in zip(self.sieves, found, strict=True):
                 sieve.take(sifted, images, hashes, concepts)

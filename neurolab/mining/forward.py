@@ -20,6 +20,7 @@ from neurolab.memory import freed_memory_kept
 from neurolab.models.attention_layout import contiguous_attention
 from neurolab.models.capture import capture
 from neurolab.models.exact_float import full_float32
+from neurolab.models.patches import patches_by_product
 from neurolab.models.sites import Site
 from neurolab.models.zoo import Model
 
@@ -100,6 +101,8 @@ class Forward:
                 stack.enter_context(freed_memory_kept())
             if self.precision == "float32":
                 stack.enter_context(full_float32())
+                if self.model.device.type == "cuda":
+                    stack.enter_context(patches_by_product(self.model.module))
             stack.enter_context(capture(self.model, list(self._by_name), stop=stop, reader=self._read))
             if self.precision != "float32":  # in which torch has a fast path, for batches first in memory
                 stack.enter_context(contiguous_attention(self.model.module))

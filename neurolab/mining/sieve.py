@@ -8,10 +8,7 @@ takes in the few (`take`) while the device computes the next batch. The summarie
 
 from __future__ import annotations
 
-import functools
-import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -28,16 +25,11 @@ from neurolab.mining.moments import Moments
 from neurolab.mining.observations import Observations, check_rows, observations
 from neurolab.mining.remembered import Arrays, SiteSummaries
 from neurolab.mining.tallies import CoActivationTally, HistogramTally, MomentsTally
+from neurolab.mining.threads import each
 from neurolab.mining.transfer import sent, upload
 
 UNITS_AT_ONCE = 2**16  # of an image; bounds the device's memory: some ten copies of them in float64
 TOP, LOWEST, DRAWN = 1, 2, 4  # what a value may enter
-THREADS = min(8, os.cpu_count() or 1)
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS)
 
 
 class Entries(NamedTuple):
@@ -192,12 +184,7 @@ class Sieve:
                 observed.hashes[of],
             )
 
-        sites = zip(self._by_slice(), [0, *ends[:-1]], ends, strict=True)
-        if THREADS > 1:
-            list(_pool().map(enter, sites))
-        else:
-            for site in sites:
-                enter(site)
+        each(enter, zip(self._by_slice(), [0, *ends[:-1]], ends, strict=True))
         with self._aside():
             self._refresh()
         self._count(sifted, sizes.tolist(), observed)

@@ -33,6 +33,7 @@ NETS = {
     "rn50": ("RN50", "layer3.3"),
 }
 GPU_NET, GPU_SITE, GPU_STEPS, GPU_BATCH = "RN50x4", "layer4", 256, 64
+GPU_FEW = 40  # steps of a run, of which ours are recorded by then
 PACKAGES = ("neurolab", "torch", "torchvision", "torch-lucent", "kornia", "horama")
 
 
@@ -56,17 +57,21 @@ QUICK = Plan(warm=2, timed=3, repeats=2, units=4, steps=16, looks=4, growth=(1, 
 
 def compare(plan: Plan, row: Row, task: Task, ours: Engine, theirs: Engine) -> Row:
     """How long ours takes for a step against theirs, one after the other again and again."""
-    task = replace(task, steps=plan.warm + plan.timed + 1)
     for engine in (ours, theirs):
         engine(replace(task, steps=2))
-    pairs = []
-    for _ in range(plan.repeats):
-        seconds = [peers.seconds_per_step(engine, task, plan.timed) for engine in (ours, theirs)]
-        pairs.append([statistics.median(times) for times in seconds])
+    pairs = [[step_seconds(plan, task, engine) for engine in (ours, theirs)] for _ in range(plan.repeats)]
     ratios = [one / other for one, other in pairs]
     one, other = (statistics.median(times) * 1000 / len(task.units) for times in zip(*pairs, strict=True))
     middle = statistics.median(ratios)
     return replace(row, value=middle, low=min(ratios), high=max(ratios), ours=one, theirs=other)
+
+
+def step_seconds(plan: Plan, task: Task, engine: Engine) -> float:
+    """How long a step takes, once an engine is at work."""
+    if task.model.device.type == "cuda":
+        return peers.seconds_between(engine, task, GPU_FEW)
+    task = replace(task, steps=plan.warm + plan.timed + 1)
+    return statistics.median(peers.seconds_per_step(engine, task, plan.timed))
 
 
 def speed(plan: Plan, task: Task) -> Iterator[Row]:
@@ -142,10 +147,7 @@ def growth(plan: Plan, task: Task) -> Iterator[Row]:
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         units = tuple(unit % 16 for unit in range(size))
-        seconds = peers.seconds_per_step(
-            peers.ours, replace(task, units=units, steps=plan.warm + plan.timed + 1), plan.timed
-        )
-        times[size] = statistics.median(seconds) * 1000 / size
+        times[size] = step_seconds(plan, replace(task, units=units), peers.ours) * 1000 / size
         memory = torch.cuda.max_memory_allocated() if cuda else 0
     note = ", ".join(f"{size}: {ms:.1f} ms" for size, ms in times.items())
     found = times[sizes[-1]] / times[sizes[0]]
@@ -221,6 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     plan = QUICK if given.quick else Plan()
+    if given.device == "cuda":  # where times differ less from run to run
+        plan = replace(plan, repeats=2)
     model = load(given.model, given.weights, given.device)
     units = tuple(range(plan.units))
     task = Task(model, NETS[given.model][1], units, plan.steps, horama_size=plan.horama_size)

@@ -103,6 +103,25 @@ def seconds_per_step(engine: Engine, task: Task, steps: int) -> list[float]:
     return [after - before for before, after in pairwise(times)]
 
 
+def seconds_between(engine: Engine, task: Task, few: int) -> float:
+    """The duration of a step, from whole runs of `few` steps and of more: their difference.
+
+    What Python asks of a GPU may be done later, or be recorded and done without it: there single steps
+    cannot be seen from outside. Of quick steps there are more, so that they make up most of the longer run.
+    """
+
+    def seconds(steps: int) -> float:
+        task.synchronize()
+        began = time.perf_counter()
+        engine(replace(task, steps=steps))
+        task.synchronize()
+        return time.perf_counter() - began
+
+    short = seconds(few)
+    more = min(512, max(32, round(few / short)))  # about a second's, if all were as slow as the first
+    return (seconds(few + more) - short) / more
+
+
 def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -140,3 +141,17 @@ def test_the_command_writes_both_files(
     assert torch.get_num_threads() == threads
     assert json.loads(Path(out[0]).read_text())["gpu_lucent_speedup"] is None
     assert "| not measured |" in Path(out[1]).read_text()
+
+
+def test_what_comes_before_the_steps_is_not_in_their_time(featurevis: ModuleType, small: Model) -> None:
+    steps: list[int] = []
+
+    def engine(task: Any) -> torch.Tensor:
+        steps.append(task.steps)
+        time.sleep(0.2 + 0.002 * task.steps)
+        return torch.empty(0)
+
+    task = featurevis.Task(small, "2", (0,), 5)
+    found = featurevis.peers.seconds_between(engine, task, 20)
+    assert steps[0] == 20 and 52 <= steps[1] < 120
+    assert 0.002 <= found < 0.004

@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import mmap
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -333,16 +334,42 @@ def test_a_share_of_the_rate_is_the_bare_time_over_ours(scripts: dict[str, Modul
     assert share(row, once, "bare", "later", 18).low is None
 
 
+def test_a_pass_on_a_gpu_is_timed_to_its_end(
+    scripts: dict[str, ModuleType], small: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU the device's side of mining can be had, too."""
+    speed = scripts["mining_speed"]
+    monkeypatch.setattr(speed.Forward, "runs_ahead", True)
+    monkeypatch.setattr(speed, "KEPT", replace(speed.KEPT, sample=10))
+    batches = scripts["mining_child"].in_memory(small, 4, 6)
+    began = time.perf_counter()
+    seconds = speed.mined_ahead(small, list_sites(small), batches)
+    assert len(seconds) == 6 and 0 < sum(seconds) < time.perf_counter() - began
+
+
+def test_what_a_gpu_reaches_is_of_the_end_and_of_the_whole(
+    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = scripts["mining_rows"]
+    mined = [0.3] * (rows.GPU_BATCHES - rows.GPU_LAST) + [0.2] * rows.GPU_LAST
+    found = {"mined": mined, "bare": [0.1] * rows.GPU_LAST}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(rows.child, "run", lambda what, **settings: {"float32": found, "bfloat16": found})
+    values = {row.key: row.value for row in rows.gpu()}
+    whole = 0.1 * rows.GPU_BATCHES / sum(mined)
+    assert values["gpu_bare_rate_fraction"] == pytest.approx(0.5)
+    assert values["gpu_bfloat16_whole_fraction"] == pytest.approx(whole)
+
+
 def test_the_command_writes_both_files(
     scripts: dict[str, ModuleType], plan: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     mining = scripts["mining"]
     monkeypatch.setattr(mining, "QUICK", plan)
-    monkeypatch.setattr(mining, "measure", lambda plan, folder: scripts["mining_rows"].gpu())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     threads = torch.get_num_threads()
     out = [str(tmp_path / name) for name in ("numbers.json", "table.md")]
-    mining.main(["--quick", "--json", out[0], "--out", out[1]])
+    mining.main(["--quick", "--gpu", "--json", out[0], "--out", out[1]])
     assert torch.get_num_threads() == threads
     numbers = json.loads(Path(out[0]).read_text())
     assert numbers["gpu_bare_rate_fraction"] is None and numbers["settings"]["k"] == plan.k

@@ -37,11 +37,11 @@ def measure(plan: Plan, folder: Path) -> Iterator[Row]:
     yield from rows.cost(plan)
 
 
-def setting(plan: Plan) -> dict[str, Any]:
+def setting(plan: Plan, only_gpu: bool = False) -> dict[str, Any]:
     """What the numbers were measured on."""
     on_gpu = torch.cuda.is_available()
     return {
-        **asdict(plan),
+        **(rows.GPU_PLAN if only_gpu else asdict(plan)),
         "keeps": asdict(KEPT),
         "weights": "random, seeded",
         "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "CPU",
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for row in rows.gpu() if given.gpu else measure(plan, Path(folder)):
             found.append(row)
             print(f"{row.key:26} {row.value}  {row.note}", flush=True)
-    settings = setting(plan)
+    settings = setting(plan, given.gpu)
     text = table(found, settings, "value")
     print(text)
     if given.json:

@@ -22,7 +22,8 @@ from report import Row
 from neurolab.measure import Measure
 from neurolab.models.sites import Site, find_site, list_sites
 
-GPU_BATCH, GPU_BATCHES, GPU_LAST = 256, 196, 40  # 50,176 images: as many as ImageNet's validation set has
+GPU_BATCH, GPU_BATCHES, GPU_LAST = 256, 196, 40  # in all about as many as ImageNet's validation set has
+GPU_PLAN = {"network": "ViT-B-32", "batch": GPU_BATCH, "images": GPU_BATCH * GPU_BATCHES}
 JPEG_SIZE, TINY_SIZE, PER_SHARD = (375, 500), (16, 16), 250
 FEW = 1000  # images, of the smaller pass whose memory is measured
 

@@ -372,5 +372,5 @@ def test_the_command_writes_both_files(
     mining.main(["--quick", "--gpu", "--json", out[0], "--out", out[1]])
     assert torch.get_num_threads() == threads
     numbers = json.loads(Path(out[0]).read_text())
-    assert numbers["gpu_bare_rate_fraction"] is None and numbers["settings"]["k"] == plan.k
+    assert numbers["gpu_bare_rate_fraction"] is None and numbers["settings"]["images"] == 50_176
     assert "| measure | goal | value |" in Path(out[1]).read_text()

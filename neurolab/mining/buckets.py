@@ -133,13 +133,15 @@ class ActivationBuckets:
             array[some].reshape(-1, self.images) for array in (self._hashes, self._drawn, self._values)
         )
         largest = self._largest[some].reshape(-1)
-        # One image for each place at a time, and of no place more than it has room for.
         order = np.argsort(places, kind="stable")
-        at, size = np.unique(places[order], return_counts=True)
-        start = np.cumsum(size) - size
-        for turn in range(min(self.images, int(size.max(initial=0)))):
-            still = size > turn
-            new, now = order[start[still] + turn], at[still]
+        first = np.flatnonzero(np.diff(places[order], prepend=-1))  # of each place
+        at, size = places[order[first]], np.diff(first, append=len(order))
+        turn = np.arange(len(order)) - np.repeat(first, size)  # the how manieth of its place
+        # One image for each place at a time, and of no place more than it has room for.
+        ends = np.cumsum(np.bincount(turn)[: self.images])
+        by_turn = order[np.argsort(turn.astype(np.int16), kind="stable")]  # numpy sorts so short numbers fast
+        for new in np.split(by_turn[: ends[-1]], ends[:-1]) if len(ends) else ():
+            now = places[new]
             slot = kept[now].argmax(axis=1)
             better = hashes[new] < kept[now, slot]
             new, now, slot = new[better], now[better], slot[better]

@@ -89,7 +89,8 @@ class MiningState:
         hashes = draw_hashes([item.key for item in batch.items])
         check_number(self.images + len(images), self.per_image)
         if isinstance(found, Mapping):
-            each(lambda site: self._update(site, found[site], images, hashes, concepts), found)
+            size = sum(values.values.size for values in found.values())
+            each(lambda site: self._update(site, found[site], images, hashes, concepts), list(found), size)
         else:
             for sieve, sifted in zip(self.sieves, found, strict=True):
                 sieve.take(sifted, images, hashes, concepts)

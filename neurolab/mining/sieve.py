@@ -184,7 +184,8 @@ class Sieve:
                 observed.hashes[of],
             )
 
-        each(enter, zip(self._by_slice(), [0, *ends[:-1]], ends, strict=True))
+        sites = list(zip(self._by_slice(), [0, *ends[:-1]], ends, strict=True))
+        each(enter, sites, len(units))
         with self._aside():
             self._refresh()
         self._count(sifted, sizes.tolist(), observed)

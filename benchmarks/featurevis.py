@@ -69,6 +69,7 @@ def compare(plan: Plan, row: Row, task: Task, ours: Engine, theirs: Engine) -> R
 def step_seconds(plan: Plan, task: Task, engine: Engine) -> float:
     """How long a step takes, once an engine is at work."""
     if task.model.device.type == "cuda":
+        engine(replace(task, steps=GPU_FEW))  # which asks for memory
         return peers.seconds_between(engine, task, GPU_FEW)
     task = replace(task, steps=plan.warm + plan.timed + 1)
     return statistics.median(peers.seconds_per_step(engine, task, plan.timed))

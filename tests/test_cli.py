@@ -112,6 +112,14 @@ def test_a_facet_is_trained_and_drawn_with(image_folder: Path, tmp_path: Path) -
     assert "3 * even" in themed.settings["objective"]
 
 
+def test_a_picture_in_a_lower_precision_is_another(tmp_path: Path) -> None:
+    drawing = ("render", "pocket", "layer4.1/3", "--steps", "2", "--no-cuda-graph")
+    run(*drawing, "--out", tmp_path / "float32")
+    run(*drawing, "--precision", "bfloat16", "--out", tmp_path / "bfloat16")
+    full, half = (next((tmp_path / name).glob("*.png")).read_bytes() for name in ("float32", "bfloat16"))
+    assert full != half
+
+
 def test_a_transparent_picture_is_written(tmp_path: Path) -> None:
     run("render", "pocket", "layer4.1/3", "--steps", 2, "--alpha", "--out", tmp_path)
     (path,) = tmp_path.glob("*.png")
@@ -123,6 +131,7 @@ def test_a_transparent_picture_is_written(tmp_path: Path) -> None:
     [
         (("--method", "oil"), "choose one of fourier, pixels, pyramid, cppn, maco, shared, vit"),
         (("--spectrum", "some.npz"), "only maco draws with a spectrum"),
+        (("--precision", "float16"), "precision is one of float32, bfloat16, not 'float16'"),
     ],
 )
 def test_a_wrong_method_is_named(options: tuple[str, ...], message: str) -> None:

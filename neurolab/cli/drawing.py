@@ -51,11 +51,18 @@ def render(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every picture.")] = 0,
     device: Device = "cpu",
+    precision: Annotated[
+        str, typer.Option(help='What the network computes in: "float32", or "bfloat16" on a GPU.')
+    ] = "float32",
+    cuda_graph: Annotated[
+        bool, typer.Option(help="On a GPU, record a step and replay it, which is faster.")
+    ] = True,
 ) -> None:
     """Draw what excites units, by gradient ascent on an image (feature visualization)."""
     from neurolab.analysis.selectivity import most_selective
     from neurolab.atlas import open_atlas
     from neurolab.atlas.matching import require_model
+    from neurolab.featurevis.ascent import PRECISIONS
     from neurolab.featurevis.methods import find_method, maco
     from neurolab.featurevis.render import render as draw
     from neurolab.featurevis.spectrum import Spectrum
@@ -66,6 +73,8 @@ def render(
         chosen = maco(Spectrum.load(spectrum)) if spectrum else find_method(method)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    if precision not in PRECISIONS:
+        raise typer.BadParameter(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
     opened = open_atlas(atlas) if atlas else None
     loaded = load(model, weights, pretrained, device)
     if opened:
@@ -86,6 +95,8 @@ def render(
         facet=facet,
         strength=strength,
         alpha=alpha,
+        precision=precision,
+        cuda_graph=cuda_graph,
     )
     if opened:
         opened.add_pictures(pictures)

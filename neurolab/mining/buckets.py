@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from neurolab.mining.hashes import EMPTY, HASH_BITS, Hashes
+from neurolab.mining.levels import UNSEEN, bucket_of, find_exponents
+
 State = dict[str, NDArray[np.generic]]
-Hashes = NDArray[np.uint64]
 
 MOST_BUCKETS = 32
-_HASH_BITS = 59  # so that a bucket's number fits above a hash
-EMPTY = np.uint64(2**_HASH_BITS - 1)  # the hash of a place without an image: larger than any image's
-FINEST = 40  # a bucket is at least 2**-40 of the largest value wide, so that its number is exact
-SMALLEST = -149  # 2**-149 is the smallest float32
-_UNSEEN = -(2**20)  # the exponent of a unit of which nothing was seen
 _UNITS_AT_ONCE = 2048
-
-
-def draw_hashes(keys: Sequence[str], seed: int = 0) -> Hashes:
-    """A number below 2**59 - 1 for each image key; the images with the lowest are drawn.
-
-    Keyed BLAKE2b: as good as random, but a key has the same whatever else is mined; with another seed,
-    others.
-    """
-    secret = seed.to_bytes(8, "little")
-    texts = (key.encode("utf-8", "backslashreplace") for key in keys)
-    digests = b"".join(hashlib.blake2b(text, digest_size=8, key=secret).digest() for text in texts)
-    drawn = np.frombuffer(digests, "<u8") >> np.uint64(64 - _HASH_BITS)
-    return np.minimum(drawn, EMPTY - np.uint64(1)).astype(np.uint64)
 
 
 class ActivationBuckets:
@@ -58,7 +41,7 @@ class ActivationBuckets:
         self.units, self.buckets, self.images, self.concepts = units, buckets, images, concepts
         self._low = np.full(units, np.inf, np.float32)
         self._high = np.full(units, -np.inf, np.float32)
-        self._exponent = np.full(units, _UNSEEN, np.int64)
+        self._exponent = np.full(units, UNSEEN, np.int64)
         # Bucket number i of a unit, floor(value / width), lies at i modulo buckets.
         # The first count is of all images, the others of those of each concept.
         self._counts = np.zeros((units, buckets, 1 + concepts), np.int64)
@@ -101,12 +84,8 @@ class ActivationBuckets:
         low = np.min(values, axis=0, initial=np.inf, where=True if everything else finite)
         high = np.max(values, axis=0, initial=-np.inf, where=True if everything else finite)
         self._widen(some, low, high)
-        # Powers of two, and numbers below 2**53: all of this is exact, and no integer is divided.
-        with np.errstate(invalid="ignore", over="ignore"):
-            numbers = np.floor(values * np.ldexp(1.0, -self._exponent[some]))
-            if not everything:
-                numbers[~finite] = 0
-            numbers -= np.floor(numbers / self.buckets) * self.buckets
+        seen = values if everything else np.where(finite, values, np.float32(0))
+        numbers = bucket_of(seen, self._exponent[some], self.buckets)
         places = (numbers + np.arange(numbers.shape[1]) * self.buckets).astype(np.intp)
         counts = self._counts[some].reshape(-1, 1 + self.concepts)
         counts[:, 0] += np.bincount(places.ravel() if everything else places[finite], minlength=len(counts))
@@ -180,8 +159,7 @@ class ActivationBuckets:
         """
         order = np.argsort(hashes, kind="stable")
         units, values, images, hashes = units[order], values[order], images[order], hashes[order]
-        numbers = np.floor(values * np.ldexp(1.0, -self._exponent[units]))
-        places = (numbers - np.floor(numbers / self.buckets) * self.buckets).astype(np.int64)
+        places = bucket_of(values, self._exponent[units], self.buckets).astype(np.int64)
         self._admit(slice(None), units * self.buckets + places, hashes, images, values)
 
     @property
@@ -215,7 +193,7 @@ class ActivationBuckets:
         self._high[units] = np.maximum(self._high[units], high[grown])
         after = find_exponents(self._low[units], self._high[units], self.buckets)
         self._exponent[units] = after
-        changed = (after != before) & (before != _UNSEEN)
+        changed = (after != before) & (before != UNSEEN)
         if changed.any():
             self._coarsen(units[changed], lowest[changed], before[changed], after[changed])
 
@@ -247,7 +225,7 @@ class ActivationBuckets:
             np.concatenate([getattr(giver, name)[units].reshape(len(units), -1) for giver in givers], axis=1)
             for name in ("_hashes", "_drawn", "_values")
         )
-        keys = (places.astype(np.uint64) << np.uint64(_HASH_BITS)) | hashes
+        keys = (places.astype(np.uint64) << np.uint64(HASH_BITS)) | hashes
         order = np.argsort(keys, axis=1, kind="stable")
         places = np.take_along_axis(places, order, axis=1)
         # The rank of each within its bucket: its column less that of the bucket's first.
@@ -294,7 +272,7 @@ class ActivationBuckets:
         [units, buckets, images] int64 in the order of the draw, -1 for none; values, their activations,
         float32.
         """
-        seen = self._exponent != _UNSEEN
+        seen = self._exponent != UNSEEN
         exponent = np.where(seen, self._exponent, 0)
         low, high = (np.where(seen, ends, 0).astype(np.float64) for ends in (self._low, self._high))
         first, last = (np.floor(np.ldexp(ends, -exponent)).astype(np.int64) for ends in (low, high))
@@ -336,22 +314,3 @@ class ActivationBuckets:
         self._values = state["values"].astype(np.float32)
         self._largest = self._hashes.max(axis=2)
         return self
-
-
-def find_exponents(low: NDArray[np.float32], high: NDArray[np.float32], buckets: int) -> NDArray[np.int64]:
-    """The exponent of the least power of two of which `buckets` buckets cover [low, high], for each unit.
-
-    It is no less than 2**-40 of the largest value, nor than the smallest float32; `_UNSEEN` where low > high.
-    """
-    seen = low <= high
-    bottom, top = (np.where(seen, ends, 0).astype(np.float64) for ends in (low, high))
-    largest = np.maximum(np.abs(bottom), np.abs(top))
-    least = np.maximum(np.frexp(largest)[1].astype(np.int64) - FINEST, SMALLEST)
-    # The range is above (buckets - 2) widths of the exponent before the one that is sought.
-    guess = np.frexp((top - bottom) / buckets)[1].astype(np.int64) - 2
-    exponent = np.where(top > bottom, np.maximum(guess, least), least)
-    while True:
-        wide = np.floor(np.ldexp(top, -exponent)) - np.floor(np.ldexp(bottom, -exponent)) >= buckets
-        if not wide.any():
-            return np.where(seen, exponent, _UNSEEN)
-        exponent += wide

@@ -5,30 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from neurolab.mining.hashes import Hashes, random_signs
+
 State = dict[str, NDArray[np.generic]]
-Hashes = NDArray[np.uint64]
 
 QUANTA = 2**11  # in half the range that the sample had
 LIMIT = 2**14  # quanta; what lies further out counts as this
 _ROWS_AT_ONCE = 2**24 // LIMIT  # float32 sums of so many products are exact in any order
 _UNITS_AT_ONCE = 4096
-
-
-def splitmix64(seeds: Hashes, count: int) -> Hashes:
-    """[n, count]: the first numbers that splitmix64 (Steele, Lea and Flood 2014) gives for seeds [n]."""
-    mixed = seeds[:, None] + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return mixed ^ (mixed >> np.uint64(31))
-
-
-def random_signs(hashes: Hashes, count: int) -> NDArray[np.float32]:
-    """[images, count] of 1 and -1, which depend on an image's hash alone; count: a multiple of 64.
-
-    The bits of splitmix64's sequence with the hash as its seed.
-    """
-    bits = np.unpackbits(splitmix64(hashes, count // 64).astype("<u8").view(np.uint8), axis=1)
-    return bits.astype(np.float32) * 2 - 1
 
 
 class CoActivation:

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neurolab.mining.buckets import FINEST, SMALLEST, ActivationBuckets
+from neurolab.mining.buckets import ActivationBuckets
+from neurolab.mining.levels import FINEST, SMALLEST
 from neurolab.mining.tallies import BucketTally
 from neurolab.mining.transfer import sent, upload
 

@@ -17,14 +17,10 @@ from numpy.typing import NDArray
 
 from neurolab.atlas.observed import observations_per_image
 from neurolab.errors import AtlasError
-from neurolab.mining.buckets import EMPTY
-from neurolab.mining.coactivation import splitmix64
+from neurolab.mining.hashes import Hashes, token_hashes
 
 MOST = 2**31  # of a site: as many as the sums of `neurolab.mining.exact` are exact for
 _ROWS_AT_ONCE = 1024  # summaries take a row of a wide site apart into some ten times its memory
-_MIXED_BITS = 64 - int(EMPTY).bit_length()  # more than a draw's hash has
-
-Hashes = NDArray[np.uint64]
 
 
 class Shaped(Protocol):
@@ -70,16 +66,6 @@ def observations(
     numbers = (images[:, None] * per_image + np.arange(per_image)).reshape(-1)
     repeated = None if concepts is None else concepts.repeat(per_image)
     return Observations(numbers, token_hashes(hashes, per_image).reshape(-1), repeated)
-
-
-def token_hashes(hashes: Hashes, tokens: int) -> Hashes:
-    """[images, tokens]: a number below 2**59 - 1 for each token of images with these hashes [images].
-
-    The upper bits of splitmix64's sequence with the image's hash as its seed: as good as random, and the same
-    whatever else is mined.
-    """
-    drawn = splitmix64(hashes, tokens) >> np.uint64(_MIXED_BITS)
-    return np.minimum(drawn, EMPTY - np.uint64(1))
 
 
 def count_per_image(sites: Sequence[Shaped], reduction: str) -> dict[str, int]:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neurolab.atlas.reductions import OnDevice
-from neurolab.mining.buckets import Hashes
-from neurolab.mining.coactivation import CoActivation, random_signs
+from neurolab.mining.coactivation import CoActivation
 from neurolab.mining.draws import Draws, Placed
+from neurolab.mining.hashes import Hashes, random_signs
 from neurolab.mining.moments import Moments
 from neurolab.mining.observations import Observations, check_rows, observations
 from neurolab.mining.remembered import Arrays, SiteSummaries

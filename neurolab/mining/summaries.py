@@ -14,8 +14,9 @@ commutative to the byte, for every sharding and order of the images:
 - `CoActivation`: random projections that tell correlations; edges as for the histogram.
 """
 
-from neurolab.mining.buckets import ActivationBuckets, draw_hashes
+from neurolab.mining.buckets import ActivationBuckets
 from neurolab.mining.coactivation import CoActivation
+from neurolab.mining.hashes import draw_hashes
 from neurolab.mining.histogram import Histogram
 from neurolab.mining.moments import Moments
 from neurolab.mining.topk import BottomK, TopK

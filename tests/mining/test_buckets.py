@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from neurolab.mining.buckets import ActivationBuckets, draw_hashes
+from neurolab.mining.buckets import ActivationBuckets
+from neurolab.mining.hashes import draw_hashes
 from tests.mining.test_summaries import ANY, TIED, Values, assert_same_bytes, tables
 
 

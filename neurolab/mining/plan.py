@@ -35,10 +35,11 @@ class Plan:
 
     images: of the source, bad ones included; None for a stream, and with it what depends on it. memory: bytes
     of the summaries, twice that while they are saved. activations: bytes, on the device, of the largest map
-    of one batch, for maps are not kept; with the reduction `token` of the tokens of all sites, which are, and
-    as many bytes again in memory beside a GPU. disk: bytes of the atlas. images_per_second: of the probe, so
-    `seconds` are what is left if it goes on like that. effect: of a precision other than float32, on the
-    probe's images.
+    of one batch, for maps are not kept; with the reduction `token` of the tokens of all sites, which are.
+    disk: bytes of the atlas. images_per_second: of the probe, so `seconds` are what is left if it goes on
+    like that; on a GPU that of decoding and the network alone: the host has more to do than these in the
+    first some ten thousand images of a pass, and less later. effect: of a precision other than float32, on
+    the probe's images.
     """
 
     sites: int
@@ -82,7 +83,8 @@ def plan(
         clock = [(time.perf_counter(), 0)]  # and how many records were done
         for batch in islice(batches, probe + 1):
             reduced, _ = forward(batch) if batch.items else ({}, None)
-            state.take(batch, reduced)
+            # On a GPU the host takes in what there is for it while the next batch is computed.
+            state.take(batch, {} if forward.runs_ahead else reduced)
             row_bytes += [_row_bytes(item) for item in batch.items]
             clock.append((time.perf_counter(), state.records))
             if precision != "float32":

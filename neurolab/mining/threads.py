@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 Thing = TypeVar("Thing")
-ENOUGH = 2**17  # values of a site
+ENOUGH = 2**14  # values of a site
 
 
 def each(call: Callable[[Thing], None], things: Sequence[Thing], size: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,8 +60,7 @@ class TopK:
 
     def update(self, values: ArrayLike, indices: ArrayLike, positions: NDArray[np.int32]) -> None:
         """Offer `values` [n, units] of images `indices` [n] (0 to 2**32 - 1) at `positions` [n, units]."""
-        # Adding 0.0 turns -0.0 into 0.0, so that both tie.
-        floats = np.asarray(values, np.float32) + np.float32(0)
+        floats = self._ranked(np.asarray(values, np.float32))
         images = np.asarray(indices, np.int64)
         if floats.shape != (len(images), self.units):
             raise ValueError(f"values are {floats.shape}; expected {(len(images), self.units)}")
@@ -92,19 +91,33 @@ class TopK:
         rank = admitted.astype(np.int32)
         for row in range(1, len(rank)):  # many times as fast as numpy.cumsum along the first axis
             rank[row] += rank[row - 1]
-        newcomers = rank[-1]
+        self._insert(units, rank[rows, units] - 1, rank[-1], keys, positions[rows + start, units])
+
+    def _insert(
+        self,
+        units: NDArray[np.int64],
+        turn: NDArray[np.signedinteger[Any]],
+        newcomers: NDArray[np.signedinteger[Any]],
+        keys: NDArray[np.uint64],
+        positions: NDArray[np.int32],
+    ) -> None:
+        """Put keys [n] of some units, each in its turn among those of its unit, into free slots. newcomers:
+        how many there are of each unit, no more than there is room for at once."""
         self._make_room(np.flatnonzero(self._filled + newcomers > self._keys.shape[1]))
-        slots = self._filled[units] + rank[rows, units] - 1
-        rows = rows + start
-        self._keys[units, slots] = keys
-        self._position[units, slots] = positions[rows, units]
+        slots = self._filled[units] + turn
+        self._keys[units, slots], self._position[units, slots] = keys, positions
         self._filled += newcomers
+
+    def _ranked(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values as they are compared, the larger the better, and back; -0.0 becomes 0.0, to tie with it."""
+        return values + np.float32(0)
 
     @property
     def bar(self) -> NDArray[np.float32]:
-        """[units]: the least value that an image after all those offered so far may still enter with."""
+        """[units]: the last value with which an image after all those offered so far may still enter: the
+        least, of the smallest k the largest."""
         above = np.nextafter(self._least, np.float32(np.inf))
-        return np.where(self._least_image == _NO_IMAGE, np.float32(-np.inf), above)
+        return self._ranked(np.where(self._least_image == _NO_IMAGE, np.float32(-np.inf), above))
 
     def admit(
         self,
@@ -117,16 +130,13 @@ class TopK:
 
         With all that reach the `bar` of their unit, it is as if everything had been offered by `update`.
         """
-        keys = pack(values, images)
+        keys = pack(self._ranked(values), images)
         counts = np.bincount(units, minlength=self.units)
         turn = np.arange(len(units)) - np.repeat(np.cumsum(counts) - counts, counts)
         for start in range(0, int(counts.max(initial=0)), self._room):
-            now = slice(None) if counts.max() <= self._room else (turn // self._room) == start // self._room
-            of, newcomers = units[now], np.clip(counts - start, 0, self._room)
-            self._make_room(np.flatnonzero(self._filled + newcomers > self._keys.shape[1]))
-            slots = self._filled[of] + turn[now] - start
-            self._keys[of, slots], self._position[of, slots] = keys[now], positions[now]
-            self._filled += newcomers
+            now = turn // self._room == start // self._room
+            newcomers = np.clip(counts - start, 0, self._room)
+            self._insert(units[now], turn[now] - start, newcomers, keys[now], positions[now])
 
     def _make_room(self, units: NDArray[np.int64]) -> None:
         for start in range(0, len(units), _UNITS_AT_ONCE):
@@ -175,9 +185,11 @@ class TopK:
         return {"values": values, "images": images, "position": position, "nan": self.nan.copy()}
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """`values`, `images` and `position` of the state, for the atlas."""
+        """`values` (where there is no image -inf, of the smallest inf), `images` and `position`, for the
+        atlas."""
         state = self.state()
-        return {name: state[name] for name in ("values", "images", "position")}
+        values = self._ranked(state["values"].astype(np.float32))
+        return {"values": values, "images": state["images"], "position": state["position"]}
 
     def shift_images(self, by: int) -> None:
         """Number the images from `by` on: those of a shard, once it is known how many come before it."""
@@ -206,29 +218,8 @@ class BottomK(TopK):
     """Per unit, the k smallest values, from the smallest; otherwise as `TopK`, whose slots hold their
     negatives."""
 
-    def update(self, values: ArrayLike, indices: ArrayLike, positions: NDArray[np.int32]) -> None:
-        """Offer `values` [n, units] of images `indices` [n] (0 to 2**32 - 1) at `positions` [n, units]."""
-        super().update(-np.asarray(values, np.float32), indices, positions)
-
-    @property
-    def bar(self) -> NDArray[np.float32]:
-        """[units]: the largest value that may still enter."""
-        return -super().bar
-
-    def admit(
-        self,
-        units: NDArray[np.int64],
-        values: NDArray[np.float32],
-        images: NDArray[np.int64],
-        positions: NDArray[np.int32],
-    ) -> None:
-        """As `TopK.admit`."""
-        super().admit(units, np.float32(0) - values, images, positions)
-
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """`values` (inf where there is no image), `images` and `position`, for the atlas."""
-        found = super().arrays()
-        return found | {"values": np.float32(0) - found["values"].astype(np.float32)}
+    def _ranked(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.float32(0) - values
 
 
 def best(

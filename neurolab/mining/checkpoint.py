@@ -44,9 +44,9 @@ class MiningState:
     `images` is how many were kept, and the number that the next one gets; `notes` say what was wrong beside
     some of them. `shards` has a row for every shard of which a record was read, in the order of the source;
     those whose last record is known to be read are ALL_DONE in `done`. `per_image` is how many observations
-    an image is, by site, where that is not 1 (`neurolab.mining.observations`). `torn` is True while a batch
-    is being taken in, and stays so when that fails: such a state must not be saved. `sieves` hold on a device
-    what `settle` brings into the summaries.
+    an image is, by site; 1 where it does not say (`neurolab.mining.observations`). `torn` is True while a
+    batch is being taken in, and stays so when that fails: such a state must not be saved. `sieves` hold on a
+    device what `settle` brings into the summaries.
     """
 
     sites: dict[str, SiteSummaries]
@@ -86,14 +86,14 @@ class MiningState:
         """Take in a batch: the reduced values of its images by site (none where it has no images), or what
         each of the `sieves` let through; and the numbers of their concepts."""
         images = np.arange(self.images, self.images + len(batch.items), dtype=np.int64)
-        hashes = draw_hashes([item.key for item in batch.items])
         check_number(self.images + len(images), self.per_image)
         if isinstance(found, Mapping):
+            hashes = draw_hashes([item.key for item in batch.items])
             size = sum(values.values.size for values in found.values())
             each(lambda site: self._update(site, found[site], images, hashes, concepts), list(found), size)
         else:
             for sieve, sifted in zip(self.sieves, found, strict=True):
-                sieve.take(sifted, images, hashes, concepts)
+                sieve.take(sifted, images, concepts)
         kept, skipped = len(batch.items), len(batch.skipped)
         self._count(ShardRow(batch.shard, batch.records, kept, skipped, self.images))
         self.images += kept

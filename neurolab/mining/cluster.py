@@ -151,8 +151,8 @@ def _mine(
 
 def _first(shards: Sequence[Shard], state: MiningState, task: Task) -> list[Span]:
     """The next groups, as many as the edges of the histograms still need, if no image of them is bad."""
-    each = min(state.per_image.values(), default=1)  # observations of an image, of which the sample is
-    wanted = max(1, -(-(task.kept.sample - state.images * each) // (task.batch_size * each)))
+    per_image = min(state.per_image.values(), default=1)  # the sample is of observations
+    wanted = max(1, -(-(task.kept.sample - state.images * per_image) // (task.batch_size * per_image)))
     chosen: list[Span] = []
     for span in islice(spans(shards, state.done, task.batch_size, 1, wanted), wanted):
         chosen.append(span)

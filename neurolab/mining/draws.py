@@ -90,7 +90,7 @@ class Draws:
             outgrown = buckets.outgrown(low[units], high[units])
             if len(outgrown):
                 self._widenings += 1
-                on_device = torch.from_numpy(outgrown + units.start).to(self._scale.device)
+                on_device = sent(outgrown + units.start, self._scale.device)
                 buckets.count(outgrown, self._tally.drain_units(on_device))
             buckets.widen(low[units], high[units])
 

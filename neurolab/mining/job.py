@@ -165,7 +165,7 @@ class Job:
         center = None if embeddings is None else mean_direction(embeddings)
         for site in self.sites:
             units = self.forward.only.get(site.name)
-            per_image = self.state.per_image[site.name]
+            per_image = self.state.per_image.get(site.name, 1)
             arrays = written(self.state.sites[site.name], self.kept, units, site.units, per_image)
             exemplars, statistics = arrays.pop("exemplars"), arrays.pop("statistics")
             of_units = None

@@ -50,9 +50,10 @@ class Entries(NamedTuple):
 
 
 class Sifted(NamedTuple):
-    """A batch after `sift`: what may enter, on its way to the host, and the event of its arrival from a GPU;
-    on the device, its values [n, units], which of them are finite, and in which buckets they are."""
+    """A batch after `sift`: the hashes of its images; what may enter, on its way to the host, and the event
+    of its arrival from a GPU; on the device, its values [n, units], which are finite, in which buckets."""
 
+    hashes: Hashes
     entries: Entries
     values: Tensor
     finite: Tensor
@@ -154,13 +155,11 @@ class Sieve:
         arrived = torch.cuda.Event() if values.is_cuda else None
         if arrived is not None:
             arrived.record()
-        return Sifted(entries, values, finite, placed, arrived)
+        return Sifted(hashes, entries, values, finite, placed, arrived)
 
-    def take(
-        self, sifted: Sifted, images: NDArray[np.int64], hashes: Hashes, concepts: NDArray[np.int64] | None
-    ) -> None:
-        """Take in a batch of images, with their hashes and concepts; it was sifted before."""
-        observed = self._observed(images, hashes, concepts)
+    def take(self, sifted: Sifted, images: NDArray[np.int64], concepts: NDArray[np.int64] | None) -> None:
+        """Take in a batch of images, with their concepts; it was sifted before."""
+        observed = self._observed(images, sifted.hashes, concepts)
         if sifted.arrived is not None:
             sifted.arrived.synchronize()
         units, rows, values, positions, kinds, low, high, sizes = (

@@ -59,7 +59,7 @@ def by_device(
         count = len(next(iter(batch.values())))
         images, hashes = np.arange(first, first + count), hashes_of(first, count)
         sifted = sieve.sift(on_device(batch, first, device), hashes)
-        sieve.take(sifted, images, hashes, concepts_of(images, concepts))
+        sieve.take(sifted, images, concepts_of(images, concepts))
         entries.append(len(sifted.entries.units))
         if number % 3 == 0:
             sieve.drain()
@@ -162,8 +162,8 @@ def test_what_was_sifted_too_early_may_be_taken_later(long: list[Values]) -> Non
             sieve.sift(on_device(batch, *number[:1]), number[1])
             for batch, number in zip(long[start : start + 4], numbers, strict=True)
         ]
-        for sifted, (first, hashes) in zip(early, numbers, strict=True):
-            sieve.take(sifted, np.arange(first, first + 50), hashes, None)
+        for sifted, (first, _) in zip(early, numbers, strict=True):
+            sieve.take(sifted, np.arange(first, first + 50), None)
     sieve.drain()
     assert_same(host, there)
 

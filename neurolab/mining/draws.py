@@ -16,7 +16,7 @@ from neurolab.mining.tallies import BucketTally
 from neurolab.mining.transfer import sent, upload
 
 
-class Placed(NamedTuple):
+class InBuckets(NamedTuple):
     """Where values [n, units] belong, unit * buckets + bucket; which are finite; and how often buckets had
     become wider by then."""
 
@@ -54,16 +54,18 @@ class Draws:
             upload(self._high[units], buckets.high)
             upload(self._largest[units], buckets.largest.view(np.int64))
 
-    def place(self, values: Tensor, finite: Tensor) -> Placed:
+    def place(self, values: Tensor, finite: Tensor) -> InBuckets:
         """Where values [n, units] belong; those that are not finite, and those of units whose buckets do not
         reach as far, anywhere."""
         numbers = (torch.where(finite, values, 0.0) * self._scale).floor_()
         numbers -= (numbers / self.buckets).floor_() * self.buckets
         # Exact where the buckets reach; far outside rounding could leave no place at all.
         numbers.clamp_(0, self.buckets - 1)
-        return Placed(numbers.to(torch.int64).add_(self._firsts), finite, self._widenings)
+        return InBuckets(numbers.to(torch.int64).add_(self._firsts), finite, self._widenings)
 
-    def admitted(self, values: Tensor, placed: Placed, hashes: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    def admitted(
+        self, values: Tensor, placed: InBuckets, hashes: Tensor, low: Tensor, high: Tensor
+    ) -> Tensor:
         """Which values [n, units] of images with these hashes [n] may be drawn: bool. low, high [units]: the
         ends of those that are finite.
 
@@ -94,7 +96,7 @@ class Draws:
                 buckets.count(outgrown, self._tally.drain_units(on_device))
             buckets.widen(low[units], high[units])
 
-    def count(self, values: Tensor, placed: Placed, concepts: NDArray[np.int64] | None) -> None:
+    def count(self, values: Tensor, placed: InBuckets, concepts: NDArray[np.int64] | None) -> None:
         """Count values [n, units] and the concepts of their images, [n] or None."""
         if placed.widenings != self._widenings:
             placed = self.place(values, placed.finite)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +17,10 @@ from numpy.typing import NDArray
 from neurolab.atlas.observed import observations_per_image
 from neurolab.errors import AtlasError
 from neurolab.mining.hashes import Hashes, token_hashes
+from neurolab.models.sites import Site
 
 MOST = 2**31  # of a site: as many as the sums of `neurolab.mining.exact` are exact for
 _ROWS_AT_ONCE = 1024  # summaries take a row of a wide site apart into some ten times its memory
-
-
-class Shaped(Protocol):
-    """A site, as far as the number of its observations goes."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def prefix_tokens(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +57,7 @@ def observations(
     return Observations(numbers, token_hashes(hashes, per_image).reshape(-1), repeated)
 
 
-def count_per_image(sites: Sequence[Shaped], reduction: str) -> dict[str, int]:
+def count_per_image(sites: Sequence[Site], reduction: str) -> dict[str, int]:
     """How many observations an image is, by site."""
     return {site.name: observations_per_image(reduction, site.shape, site.prefix_tokens) for site in sites}
 

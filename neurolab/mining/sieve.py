@@ -19,7 +19,7 @@ from torch import Tensor
 
 from neurolab.atlas.reductions import OnDevice
 from neurolab.mining.coactivation import CoActivation
-from neurolab.mining.draws import Draws, Placed
+from neurolab.mining.draws import Draws, InBuckets
 from neurolab.mining.hashes import Hashes, random_signs
 from neurolab.mining.moments import Moments
 from neurolab.mining.observations import Observations, check_rows, observations
@@ -57,7 +57,7 @@ class Sifted(NamedTuple):
     entries: Entries
     values: Tensor
     finite: Tensor
-    placed: Placed | None
+    placed: InBuckets | None
     arrived: torch.cuda.Event | None
 
 

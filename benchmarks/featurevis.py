@@ -11,7 +11,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,27 +39,34 @@ PACKAGES = ("neurolab", "torch", "torchvision", "torch-lucent", "kornia", "horam
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured. warm: steps that are not timed, our rescue of dead units among them."""
+    """How much is measured. warm: untimed steps, in which ours rescues dead units and is recorded."""
 
-    warm: int = 16
+    warm: int = 24
     timed: int = 8
     repeats: int = 3
     batch: int = 8
     units: int = 20
     steps: int = 128
+    run: int = 256
     looks: int = 16
     growth: tuple[int, ...] = (1, 2, 4, 8, 16)
     horama_size: int = peers.HORAMA_SIZE
 
 
-QUICK = Plan(warm=2, timed=3, repeats=2, units=4, steps=16, looks=4, growth=(1, 4), horama_size=448)
+QUICK = Plan(warm=18, timed=3, repeats=2, units=4, steps=16, run=64, looks=4, growth=(1, 4), horama_size=448)
 
 
-def compare(plan: Plan, row: Row, task: Task, ours: Engine, theirs: Engine) -> Row:
+Seconds = Callable[[Plan, Task, Engine], float]  # what a step takes
+
+
+def compare(
+    plan: Plan, row: Row, task: Task, ours: Engine, theirs: Engine, seconds: Seconds | None = None
+) -> Row:
     """How long ours takes for a step against theirs, one after the other again and again."""
     for engine in (ours, theirs):
         engine(replace(task, steps=2))
-    pairs = [[step_seconds(plan, task, engine) for engine in (ours, theirs)] for _ in range(plan.repeats)]
+    seconds = seconds or step_seconds
+    pairs = [[seconds(plan, task, engine) for engine in (ours, theirs)] for _ in range(plan.repeats)]
     ratios = [one / other for one, other in pairs]
     one, other = (statistics.median(times) * 1000 / len(task.units) for times in zip(*pairs, strict=True))
     middle = statistics.median(ratios)
@@ -73,6 +80,15 @@ def step_seconds(plan: Plan, task: Task, engine: Engine) -> float:
         return peers.seconds_between(engine, task, GPU_FEW)
     task = replace(task, steps=plan.warm + plan.timed + 1)
     return statistics.median(peers.seconds_per_step(engine, task, plan.timed))
+
+
+def run_seconds(plan: Plan, task: Task, engine: Engine) -> float:
+    """What a step takes of a whole run, with all that comes before, between and after the steps."""
+    task.synchronize()
+    began = time.perf_counter()
+    engine(replace(task, steps=plan.run))
+    task.synchronize()
+    return (time.perf_counter() - began) / plan.run
 
 
 def speed(plan: Plan, task: Task) -> Iterator[Row]:
@@ -95,6 +111,9 @@ def speed(plan: Plan, task: Task) -> Iterator[Row]:
             yield replace(row, note=f"{package} is not installed")
         else:
             yield compare(plan, row, what, ours, theirs)
+            if name in ("lucent_single", "lucent_batch"):
+                whole = Row(f"{name}_run_ratio", f"the same, by a whole run of {plan.run} steps")
+                yield compare(plan, whole, what, ours, theirs, run_seconds)
     on_gpu = task.model.device.type == "cuda"
     goal = "<= 1.10" if on_gpu else "<= 1.15"
     batch = Row("floor_ratio", f"step, {count} pictures, over the bare network", goal)

@@ -1,6 +1,7 @@
 """One way to call every engine: draw these units of this network in so many steps, and time the steps.
 
 Steps are timed from outside: a hook on the network notes when it is called, once in a step by every engine.
+Recorded steps of ours call no network; of ours the beginning of every step is noted.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -25,10 +27,12 @@ import torchvision.transforms as T
 from torch import Tensor, nn
 
 import neurolab
+from neurolab.featurevis.ascent import Ascent
 from neurolab.featurevis.methods import Method
 from neurolab.featurevis.parametrizations.fourier import FourierImage
 from neurolab.featurevis.pixel_transforms import Noise
 from neurolab.featurevis.transforms import Window
+from neurolab.models.capture import capture
 from neurolab.models.layouts import image_tower
 from neurolab.models.zoo import Model
 
@@ -79,15 +83,30 @@ class Task:
             yield
             return
 
-        def note(*_: Any) -> None:
-            self.synchronize()
-            clock.append(time.perf_counter())
-
-        handle = network.register_forward_pre_hook(note)
+        handle = network.register_forward_pre_hook(lambda *_: self.note(clock))
         try:
             yield
         finally:
             handle.remove()
+
+    @contextmanager
+    def timing_ours(self) -> Iterator[None]:
+        """Note the time at which each step of ours begins, where there is a clock."""
+        if (clock := self.clock) is None:
+            yield
+            return
+        step = Ascent.step
+
+        def noted(ascent: Ascent, acts: capture, number: int) -> Tensor:
+            self.note(clock)
+            return step(ascent, acts, number)
+
+        with mock.patch.object(Ascent, "step", noted):
+            yield
+
+    def note(self, clock: list[float]) -> None:
+        self.synchronize()
+        clock.append(time.perf_counter())
 
 
 Engine = Callable[[Task], Tensor]  # gives the pictures, [units, 3, height, width] in [0, 1]
@@ -135,9 +154,14 @@ def version(distribution: str) -> str | None:
 
 
 def ours(task: Task, **asked: Any) -> Tensor:
-    """neurolab.render, with the transforms of lucid unless others are asked for."""
+    """neurolab.render, with the transforms of lucid unless others are asked for.
+
+    Where steps are timed they are those of a long run, which are recorded.
+    """
     settings: dict[str, Any] = {"transforms": "lucid", "batch_size": len(task.units), **asked}
-    with task.timing(task.network):
+    if task.clock is not None:
+        settings["record"] = True
+    with task.timing_ours():
         pictures = neurolab.render(
             task.model, task.names(), steps=task.steps, seed=task.seed, lr=LR, progress=False, **settings
         )

@@ -54,9 +54,10 @@ def render(
     precision: Annotated[
         str, typer.Option(help='What the network computes in: "float32", or "bfloat16" on a GPU.')
     ] = "float32",
-    cuda_graph: Annotated[
-        bool, typer.Option(help="On a GPU, record a step and replay it, which is faster.")
-    ] = True,
+    record: Annotated[
+        bool | None,
+        typer.Option(help="Record a step and repeat it, which is faster; default: in runs of many steps."),
+    ] = None,
 ) -> None:
     """Draw what excites units, by gradient ascent on an image (feature visualization)."""
     from neurolab.analysis.selectivity import most_selective
@@ -96,7 +97,7 @@ def render(
         strength=strength,
         alpha=alpha,
         precision=precision,
-        cuda_graph=cuda_graph,
+        record=record,
     )
     if opened:
         opened.add_pictures(pictures)

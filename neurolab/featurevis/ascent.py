@@ -18,7 +18,7 @@ from neurolab.featurevis.methods import Method
 from neurolab.featurevis.objectives import Objective
 from neurolab.featurevis.picture import Picture
 from neurolab.featurevis.progress import Report
-from neurolab.featurevis.recording import Recording
+from neurolab.featurevis.recording import WORTH_IT, Recording, record
 from neurolab.featurevis.regularizers import PICTURE
 from neurolab.featurevis.rescue import redirected_relus
 from neurolab.featurevis.transforms import AnyTransform, Frame, find_transforms
@@ -38,7 +38,7 @@ class Recipe:
     """A method for pictures and views of given sizes, and so many steps of it.
 
     precision: what the network computes in, "float32" or "bfloat16"; pictures and objectives are float32.
-    cuda_graph: whether a GPU gets its steps as a `Recording`, where they are all alike.
+    record: whether steps are taken from a `Recording`, where they are all alike; None: where they are many.
     """
 
     method: Method
@@ -46,7 +46,7 @@ class Recipe:
     transforms: tuple[AnyTransform, ...]
     steps: int
     precision: str = "float32"
-    cuda_graph: bool = True
+    record: bool | None = None
 
     @classmethod
     def of(
@@ -56,11 +56,11 @@ class Recipe:
         size: int | tuple[int, int] | None,
         steps: int,
         precision: str = "float32",
-        cuda_graph: bool = True,
+        record: bool | None = None,
     ) -> Recipe:
         """The recipe for a network whose input is `view`."""
         frame = Frame(view if size is None else _pair(size), view)
-        return cls(method, frame, find_transforms(method.transforms, frame), steps, precision, cuda_graph)
+        return cls(method, frame, find_transforms(method.transforms, frame), steps, precision, record)
 
     def __post_init__(self) -> None:
         if min(self.steps, self.method.views, *self.frame.picture) < 1:
@@ -86,6 +86,7 @@ class Recipe:
             "views": self.method.views,
             **({"alpha": True} if self.method.alpha else {}),
             **({"precision": self.precision} if self.precision != "float32" else {}),
+            **({"record": self.record} if self.record is not None else {}),
         }
 
 
@@ -131,15 +132,15 @@ class Ascent:
                 elif step == judged:
                     self.warn_of_dead(self.blocked())
                     self.seen = None  # its graph would be in the way of a recording
-                    if self.is_recordable():
+                    if step + 1 < self.recipe.steps and self.is_recordable():
                         climb = partial(self.climb, acts)
-                        self.recording = Recording(climb, self.views.maps[step], self.image.parameters())
+                        self.recording = record(climb, self.views.maps[step], self.image)
         self.recording = None  # and with it goes the memory that it holds
 
     @contextmanager
     def beside(self) -> Iterator[None]:
         """Inside, a GPU works on a stream of its own: on its usual one nothing can be recorded."""
-        if not self.is_recordable():
+        if self.model.device.type != "cuda" or not self.is_recordable():
             yield
             return
         usual = torch.cuda.current_stream(self.model.device)
@@ -152,10 +153,12 @@ class Ascent:
             usual.wait_stream(own)
 
     def is_recordable(self) -> bool:
-        """Whether all steps to come are the same operations on a GPU."""
+        """Whether all steps to come are the same operations, and recording them is worth it or asked for."""
         steady = self.objective.is_steady and self.views.is_steady and not self.recipe.method.alpha
-        worth_it = self.model.device.type == "cuda" and self.recipe.steps >= 2 * RESCUED
-        return steady and worth_it and self.recipe.cuda_graph
+        fewest = WORTH_IT.get(self.model.device.type)
+        if not steady or fewest is None:
+            return False
+        return self.recipe.steps >= fewest if self.recipe.record is None else self.recipe.record
 
     def step(self, acts: capture, step: int) -> Tensor:
         """One step up; the objectives [batch] before it."""

@@ -40,7 +40,7 @@ def render(
     facet: str | Facet | None = None,
     strength: float | Sequence[float] = 1.0,
     precision: str = "float32",
-    cuda_graph: bool = True,
+    record: bool | None = None,
     batch_size: int = 16,
     progress: bool = True,
 ) -> list[Picture]:
@@ -60,8 +60,10 @@ def render(
 
     facet: the theme to draw the units in ("text", "photo", ...; `neurolab.featurevis.facets`), strength: how
     strongly, one for all or one per unit. precision: "bfloat16" to let the network compute in it (on GPUs).
-    cuda_graph: on a GPU, record a step and replay it, which small networks need to keep it busy; steps that
-    are not all alike (noise, transparency, functions of Lucent's) are taken operation by operation anyway.
+    record: whether a step is recorded once and repeated without Python and autograd, as a CUDA graph or with
+    a CPU's fused operations (`neurolab.featurevis.recording`): by default in runs that are long enough for it
+    to pay; the results are the same up to rounding. Steps that are not all alike (noise, transparency,
+    functions of Lucent's) are taken operation by operation anyway.
     Units whose objectives belong together (`neurolab.featurevis.together`) are drawn in one batch, whatever
     batch_size.
 
@@ -78,7 +80,7 @@ def render(
     objectives = [objective.bind(model) for objective in objectives]
     seeds = _one_each("seed", seed, len(objectives))
     way = find_method(method).changed(transforms, border, views, lr, alpha)
-    recipe = Recipe.of(way, model.image_size, size, steps, precision, cuda_graph)
+    recipe = Recipe.of(way, model.image_size, size, steps, precision, record)
     pictures: dict[int, Picture] = {}
     batches = batches_of(objectives, len(objectives) if way.is_shared else batch_size)
     kept = freed_memory_kept() if model.device.type == "cpu" else nullcontext()

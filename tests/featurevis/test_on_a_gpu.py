@@ -53,7 +53,7 @@ def test_a_picture_does_not_depend_on_its_batch(on_gpu: Model) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_recorded_steps_are_the_steps_themselves(on_gpu: Model, method: str) -> None:
     """Up to the order in which a GPU adds up, which differs from run to run."""
-    recorded, taken = (draw(on_gpu, method=method, steps=40, cuda_graph=graph) for graph in (True, False))
+    recorded, taken = (draw(on_gpu, method=method, steps=40, record=graph) for graph in (True, False))
     for one, other in zip(recorded, taken, strict=True):
         assert np.allclose(one.history[:20], other.history[:20], rtol=0.02, atol=2e-3)
         assert len(set(one.history[20:].tolist())) == 20  # each from places of its own
@@ -62,8 +62,8 @@ def test_recorded_steps_are_the_steps_themselves(on_gpu: Model, method: str) -> 
 
 def test_what_is_not_alike_is_not_recorded(on_gpu: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
-    monkeypatch.setattr(ascent, "Recording", lambda *what: made.append(what))
-    for settings in ({"method": "vit"}, {"alpha": True}, {"transforms": "crops"}, {"cuda_graph": False}):
+    monkeypatch.setattr(ascent, "record", lambda *what: made.append(what))
+    for settings in ({"method": "vit"}, {"alpha": True}, {"transforms": "crops"}, {"record": False}):
         draw(on_gpu, steps=40, **settings)
     assert not made
 
@@ -73,9 +73,9 @@ def test_a_step_that_cannot_be_recorded_says_what_to_do(on_gpu: Model) -> None:
         def at_places(self, activation: torch.Tensor) -> torch.Tensor:
             return super().at_places(activation) * (1 + 0 * activation.mean().item())
 
-    with pytest.raises(RuntimeError, match="cuda_graph=False"):
+    with pytest.raises(RuntimeError, match="record=False"):
         draw(on_gpu, Looking("layer4.0", 3), steps=40)
-    (picture,) = draw(on_gpu, Looking("layer4.0", 3), steps=40, cuda_graph=False)
+    (picture,) = draw(on_gpu, Looking("layer4.0", 3), steps=40, record=False)
     assert len(picture.history) == 40
     draw(on_gpu, steps=40)  # and the GPU is as it was
 
@@ -84,8 +84,7 @@ def test_facets_are_recorded() -> None:
     pocket = neurolab.load_model("pocket").to("cuda")
     units = [f"{sites.short}/{unit}" for sites in neurolab.list_sites(pocket)[-3:-2] for unit in (1, 5)]
     recorded, taken = (
-        render(pocket, units, facet="text", steps=40, progress=False, cuda_graph=graph)
-        for graph in (True, False)
+        render(pocket, units, facet="text", steps=40, progress=False, record=graph) for graph in (True, False)
     )
     for one, other in zip(recorded, taken, strict=True):
         # Adam's first steps are as long for small gradients as for large ones: rounding is seen at once.

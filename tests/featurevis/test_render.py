@@ -1,7 +1,6 @@
-import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 import neurolab
 from neurolab.atlas.pictures import Pictures
 from neurolab.errors import UnknownSiteError
-from neurolab.featurevis import ascent
 from neurolab.featurevis.objectives import Direction, Unit
 from neurolab.featurevis.parametrizations.fourier import FourierImage
 from neurolab.featurevis.picture import Picture
@@ -231,36 +229,3 @@ def test_drawing_needs_no_help_from_the_caller(tiny_clip: Model, capsys: pytest.
         (picture,) = draw(tiny_clip, UNITS[:1], progress=True)
     assert picture.history[-1] != picture.history[0]
     assert capsys.readouterr().out == ""  # the bar is on stderr
-
-
-class Replayed:
-    """A recording that takes its step again, from maps of its own, as a GPU does from those it was given."""
-
-    made = 0
-
-    def __init__(self, climb: Callable[[Tensor], Tensor], maps: Tensor, parameters: Iterable[nn.Parameter]):
-        self.climb, self.maps, self.parameters = climb, maps.clone(), list(parameters)
-        Replayed.made += 1
-
-    def __call__(self, maps: Tensor) -> Tensor:
-        for parameter in self.parameters:
-            parameter.grad = None
-        self.maps.copy_(maps)
-        return self.climb(self.maps)
-
-
-@pytest.mark.parametrize("method", ["fourier", "maco", "pixels"])
-def test_recorded_steps_are_the_steps_themselves(
-    tiny_clip: Model, method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """To the byte: what a GPU is given to record needs nothing but the maps, and leaves nothing undone."""
-    taken = draw(tiny_clip, method=method, steps=24)
-    monkeypatch.setattr(ascent, "Recording", Replayed)
-    monkeypatch.setattr(ascent.Ascent, "is_recordable", lambda self: True)
-    monkeypatch.setattr(ascent.Ascent, "beside", lambda self: contextlib.nullcontext())
-    before = Replayed.made
-    recorded = draw(tiny_clip, method=method, steps=24)
-    assert Replayed.made == before + 1
-    for one, other in zip(taken, recorded, strict=True):
-        assert one.history.tobytes() == other.history.tobytes()
-        assert one.image.tobytes() == other.image.tobytes()

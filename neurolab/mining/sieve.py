@@ -169,6 +169,7 @@ class Sieve:
             with self._aside():
                 self._draws.widen(low, high)
         ends = np.searchsorted(units, [its.stop for its in self.slices])
+        ranks = np.argsort(np.argsort(observed.hashes, kind="stable"))
 
         def enter(site: tuple[tuple[slice, SiteSummaries], int, int]) -> None:
             (its, summaries), start, stop = site
@@ -181,6 +182,7 @@ class Sieve:
                 observed.numbers[of],
                 positions[some],
                 observed.hashes[of],
+                ranks[of],
             )
 
         sites = list(zip(self._by_slice(), [0, *ends[:-1]], ends, strict=True))
@@ -235,15 +237,16 @@ def _enter(
     numbers: NDArray[np.int64],
     positions: NDArray[np.int32],
     hashes: Hashes,
+    ranks: NDArray[np.int64],
 ) -> None:
     """Offer values to the summaries that they may enter."""
     for kind, best in ((TOP, summaries.top), (LOWEST, summaries.lowest)):
         if best is not None:
-            some = np.flatnonzero(kinds & kind)
+            some = np.flatnonzero((kinds & kind) > 0)
             best.admit(units[some], values[some], numbers[some], positions[some])
     if summaries.buckets is not None:
-        some = np.flatnonzero(kinds & DRAWN)
-        summaries.buckets.admit(units[some], values[some], numbers[some], hashes[some])
+        some = np.flatnonzero((kinds & DRAWN) > 0)
+        summaries.buckets.admit(units[some], values[some], numbers[some], hashes[some], ranks[some])
 
 
 def _of_units(state: Arrays, units: slice) -> Arrays:

@@ -124,18 +124,19 @@ class Ascent:
         sites = [site for site in self.objective.sites if site != PICTURE]
         quick = contiguous_attention(self.model.module)
         with self.beside(), capture(self.model, sites) as acts, folded_norms(self.model), quick:
-            for step in range(self.recipe.steps):
-                with self.rescue() if step < judged else nullcontext():
-                    report(names, self.step(acts, step))
-                if step < judged:
-                    self.dead |= self.blocked()
-                elif step == judged:
-                    self.warn_of_dead(self.blocked())
-                    self.seen = None  # its graph would be in the way of a recording
-                    if step + 1 < self.recipe.steps and self.is_recordable():
-                        climb = partial(self.climb, acts)
-                        self.recording = record(climb, self.views.maps[step], self.image)
-        self.recording = None  # and with it goes the memory that it holds
+            try:
+                for step in range(self.recipe.steps):
+                    with self.rescue() if step < judged else nullcontext():
+                        report(names, self.step(acts, step))
+                    if step < judged:
+                        self.dead |= self.blocked()
+                    elif step == judged:
+                        self.warn_of_dead(self.blocked())
+                        self.seen = None  # its graph would be in the way of a recording
+                        if step + 1 < self.recipe.steps and self.is_recordable():
+                            self.recording = self.record(acts, step)
+            finally:
+                self.recording = None  # and with it goes the memory that it holds
 
     @contextmanager
     def beside(self) -> Iterator[None]:
@@ -159,6 +160,18 @@ class Ascent:
         if not steady or fewest is None:
             return False
         return self.recipe.steps >= fewest if self.recipe.record is None else self.recipe.record
+
+    def record(self, acts: capture, step: int) -> Recording | None:
+        """A recording of the steps to come; None where they cannot be, and nobody has asked for it."""
+        try:
+            return record(partial(self.climb, acts), self.views.maps[step : step + 2], self.image)
+        except RuntimeError as error:
+            why = f"a step cannot be recorded ({error})"
+            what = "record=False (--no-record) takes it operation by operation"
+            if self.recipe.record:
+                raise RuntimeError(f"{why}: {what}") from error
+            warnings.warn(f"{why}, and is taken operation by operation; {what} without trying", stacklevel=4)
+            return None
 
     def step(self, acts: capture, step: int) -> Tensor:
         """One step up; the objectives [batch] before it."""

@@ -20,9 +20,8 @@ IN_PLACE: dict[Any, Any] = {
     aten.threshold_backward.default: aten.threshold_backward.grad_input,
 }
 PLAIN: tuple[str, list[float], str] = ("none", [], "")  # nothing behind the convolution
-PRECISIONS = (torch.float32, torch.bfloat16)
 
-IsFixed = Callable[[Tensor], bool]
+Fixed = dict[fx.Node, Tensor]  # what nodes stand for at every run
 
 
 class Convolution(NamedTuple):
@@ -35,36 +34,61 @@ class Convolution(NamedTuple):
     groups: int
 
 
-def fuse(trace: fx.GraphModule, is_fixed: IsFixed) -> None:
+def fuse(trace: fx.GraphModule, is_fixed: Callable[[Tensor], bool]) -> None:
     """Let a trace do its convolutions with fixed weights, and their gradients, by oneDNN's fused operations.
 
     A ReLU behind a convolution becomes a part of it. The gradient by the input becomes the transposed
     convolution that it is. Weights are cast and ordered here, once. trace: operations of aten on a CPU, from
     `torch.fx.experimental.proxy_tensor.make_fx`, of images channels last. is_fixed: whether a tensor that the
-    trace reads is the same at every run. The results are the same up to rounding.
+    trace reads is the same at every run. The results are the same up to rounding; but where a convolution
+    gives NaN, oneDNN's ReLU gives 0.
     """
-    graph = trace.graph
+    graph, fixed = trace.graph, _fixed(trace, is_fixed)
     for node in graph.find_nodes(op="call_function", target=aten._to_copy.default):
-        _cast_once(trace, node, is_fixed)
-    if torch.backends.mkldnn.is_available():
+        _cast_once(trace, node, fixed)
+    if torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:
         for node in graph.find_nodes(op="call_function", target=aten.convolution.default):
-            _fuse_forward(trace, node, is_fixed)
+            _fuse_forward(trace, node, fixed)
         for node in graph.find_nodes(op="call_function", target=aten.convolution_backward.default):
-            _fuse_backward(trace, node, is_fixed)
+            _fuse_backward(trace, node, fixed)
     graph.eliminate_dead_code()
+    used = {node.target for node in graph.find_nodes(op="get_attr")}
+    for name in [name for name, _ in trace.named_buffers() if name not in used]:
+        delattr(trace, name)
     trace.recompile()
 
 
-def _cast_once(trace: fx.GraphModule, node: fx.Node, is_fixed: IsFixed) -> None:
+def _fixed(trace: fx.GraphModule, is_fixed: Callable[[Tensor], bool]) -> Fixed:
+    """The tensors that the trace reads and does not write to, and nobody else does."""
+    nodes = trace.graph.find_nodes(op="get_attr")
+    read = {node: tensor for node in nodes if isinstance(tensor := getattr(trace, node.target), Tensor)}
+    written = {id(tensor) for node, tensor in read.items() if _is_written(node)}
+    return {node: tensor for node, tensor in read.items() if id(tensor) not in written and is_fixed(tensor)}
+
+
+def _is_written(node: fx.Node) -> bool:
+    """Whether something writes over what a node gave, or over a view of it."""
+    for user in node.users:
+        schema = getattr(user.target, "_schema", None)
+        if schema is not None and schema.is_mutable:
+            return True
+        if getattr(user.target, "is_view", False) and _is_written(user):
+            return True
+    return False
+
+
+def _cast_once(trace: fx.GraphModule, node: fx.Node, fixed: Fixed) -> None:
     """A fixed tensor in another precision is a fixed tensor."""
-    tensor = _fixed(trace, node.args[0], is_fixed)
-    if tensor is not None and node.kwargs.get("dtype") in PRECISIONS:
-        _replace(node, _constant(trace, node, aten._to_copy(tensor, **node.kwargs)))
+    if (tensor := fixed.get(node.args[0])) is not None and not _is_written(node):  # type: ignore[arg-type]
+        cast = aten._to_copy(tensor, **node.kwargs)
+        constant = _constant(trace, node, cast)
+        fixed[constant] = cast
+        _replace(node, constant)
 
 
-def _fuse_forward(trace: fx.GraphModule, node: fx.Node, is_fixed: IsFixed) -> None:
+def _fuse_forward(trace: fx.GraphModule, node: fx.Node, fixed: Fixed) -> None:
     image, weight, bias, *settings = node.args
-    found = _convolution(trace, weight, settings, is_fixed)
+    found = _convolution(fixed.get(weight), settings)  # type: ignore[arg-type]
     if found is None or not (_is_channels_last(image) and _is_channels_last(node)):
         return
     how = (found.padding, found.stride, found.dilation, found.groups)
@@ -82,7 +106,7 @@ def _relu_behind(node: fx.Node) -> tuple[tuple[str, list[float], str], list[fx.N
     "scalars" and "algorithm", and the nodes that it makes superfluous.
 
     The gradient of a clipped ReLU is told by where it clipped, which its own output shows as well as its
-    input; autograd keeps a copy of the input, which goes too.
+    input, if nobody writes over it; autograd keeps the input, or a copy of it, which goes.
     """
     relus = [user for user in node.users if user.target in RELUS + CLAMPS]
     if len(relus) != 1:
@@ -91,23 +115,22 @@ def _relu_behind(node: fx.Node) -> tuple[tuple[str, list[float], str], list[fx.N
     bounds: list[Any] = list(relu.args[1:])
     copies = [user for user in node.users if user.target is aten.clone.default]
     readers = {user for source in (node, *copies) for user in source.users} - {relu, *copies}
-    if any(user.target is not aten.hardtanh_backward.default or _bounds(user) != bounds for user in readers):
+    gradients = {user for user in readers if user.target is aten.hardtanh_backward.default}
+    if readers - gradients or any(list(user.args[2:]) != bounds for user in gradients):
+        return PLAIN, []
+    if gradients and _is_written(relu):
         return PLAIN, []
     if relu.target in RELUS:
         return ("relu", [], ""), [relu, *copies]
     return (("hardtanh", bounds, ""), [relu, *copies]) if len(bounds) == 2 else (PLAIN, [])
 
 
-def _bounds(gradient: fx.Node) -> list[Any]:
-    return list(gradient.args[2:])
-
-
-def _fuse_backward(trace: fx.GraphModule, node: fx.Node, is_fixed: IsFixed) -> None:
+def _fuse_backward(trace: fx.GraphModule, node: fx.Node, fixed: Fixed) -> None:
     """dL/dx = conv_transpose(dL/dy, w), where nothing but the gradient by the input is asked for."""
     gradient, image, weight, _, *settings, wanted = node.args
-    found = _convolution(trace, weight, settings, is_fixed)
-    taken = [user for user in node.users if user.args[1] == 0]
-    if found is None or wanted != [True, False, False] or not all(map(_is_channels_last, taken)):
+    found = _convolution(fixed.get(weight), settings)  # type: ignore[arg-type]
+    given = next((user for user in node.users if user.args[1] == 0), None)
+    if found is None or given is None or wanted != [True, False, False] or not _is_channels_last(given):
         return
     rest = _rest(_value(image).shape[2:], _value(gradient).shape[2:], found)
     how = (found.padding, rest, found.stride, found.dilation, found.groups)
@@ -119,16 +142,14 @@ def _fuse_backward(trace: fx.GraphModule, node: fx.Node, is_fixed: IsFixed) -> N
             gradient = trace.graph.call_function(aten.clone.default, (gradient,), form)
         arguments = (gradient, weight, None, *how, *PLAIN)
         fused = trace.graph.call_function(onednn._convolution_transpose_pointwise.default, arguments)
-    for old in taken:
-        _replace(old, fused)
+    _replace(given, fused)
     _clip_in_place(trace, fused)
 
 
 def _clip_in_place(trace: fx.GraphModule, gradient: fx.Node) -> None:
     """Where nobody but a ReLU needs a new gradient, that writes its own over it."""
-    readers = list(gradient.users)
-    if len(readers) == 1 and readers[0].target in IN_PLACE and readers[0].args[0] is gradient:
-        (relu,) = readers
+    relu = next(iter(gradient.users))
+    if len(gradient.users) == 1 and relu.target in IN_PLACE and relu.args[0] is gradient:
         with trace.graph.inserting_before(relu):
             over = trace.graph.call_function(IN_PLACE[relu.target], relu.args, {"grad_input": gradient})
         _replace(relu, over)
@@ -136,42 +157,27 @@ def _clip_in_place(trace: fx.GraphModule, gradient: fx.Node) -> None:
 
 def _rest(image: Sequence[int], output: Sequence[int], found: Convolution) -> list[int]:
     """The rows and columns of an image that a convolution with a stride does not reach."""
-    sides = zip(
-        image, output, found.weight.shape[2:], found.stride, found.padding, found.dilation, strict=True
-    )
+    kernel = found.weight.shape[2:]
+    sides = zip(image, output, kernel, found.stride, found.padding, found.dilation, strict=True)
     return [
         size - (count - 1) * stride + 2 * padding - dilation * (side - 1) - 1
         for size, count, side, stride, padding, dilation in sides
     ]
 
 
-def _convolution(
-    trace: fx.GraphModule, weight: Any, settings: Sequence[Any], is_fixed: IsFixed
-) -> Convolution | None:
-    """settings: stride, padding, dilation, transposed, output_padding and groups, as aten has them."""
+def _convolution(weight: Tensor | None, settings: Sequence[Any]) -> Convolution | None:
+    """A convolution of images that oneDNN has; settings: stride, padding, dilation, transposed,
+    output_padding and groups, as aten has them."""
     stride, padding, dilation, transposed, _, groups = settings
-    tensor = _fixed(trace, weight, is_fixed)
-    if tensor is None or transposed or tensor.ndim != 4 or not _is_quick_in(tensor.dtype):
+    if weight is None or transposed or weight.ndim != 4 or not _is_quick_in(weight.dtype):
         return None
-    return Convolution(tensor, _both(stride), _both(padding), _both(dilation), groups)
+    return Convolution(weight, list(stride), list(padding), list(dilation), groups)
 
 
 def _is_quick_in(precision: torch.dtype) -> bool:
     """Whether oneDNN computes in it on this CPU."""
     lower: bool = onednn._is_mkldnn_bf16_supported()
     return precision == torch.float32 or (precision == torch.bfloat16 and lower)
-
-
-def _both(sides: Sequence[int]) -> list[int]:
-    return list(sides) * 2 if len(sides) == 1 else list(sides)
-
-
-def _fixed(trace: fx.GraphModule, node: Any, is_fixed: IsFixed) -> Tensor | None:
-    """The tensor that a node stands for at every run; None where there is none."""
-    if not isinstance(node, fx.Node) or node.op != "get_attr":
-        return None
-    tensor = getattr(trace, str(node.target))
-    return tensor if isinstance(tensor, Tensor) and is_fixed(tensor) else None
 
 
 def _constant(trace: fx.GraphModule, before: fx.Node, tensor: Tensor) -> fx.Node:

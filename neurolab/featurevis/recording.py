@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -15,6 +16,8 @@ Climb = Callable[[Tensor], Tensor]
 # Steps from which a recording is worth its while: a GPU's is made in the time of a few, a trace in that of
 # some twenty of a small network.
 WORTH_IT = {"cuda": 32, "cpu": 128}
+_TRACING = threading.Lock()  # make_fx changes what all threads use
+TOLERANCE = 0.05  # of the gradient's length, by which a trace may miss it: rounding, in bfloat16 some percent
 
 
 class Recording(Protocol):
@@ -30,16 +33,16 @@ def record(climb: Climb, maps: Tensor, image: nn.Module) -> Recording:
 
     climb: from the maps of a step (`Views.maps`) it leaves gradients in the parameters of `image` and gives
     the objectives [batch]; it does the same operations each time, and has been called before, so that what
-    libraries set up once is there. maps: those of any step. Raises RuntimeError where an operation cannot be
-    recorded.
+    libraries set up once is there. maps: those of two steps, the one that is recorded and another, on which a
+    trace is tried. Raises RuntimeError where an operation cannot be recorded, or a trace does not do what the
+    step does.
     """
-    try:
-        return CudaGraph(climb, maps, image) if maps.is_cuda else Trace(climb, maps, image)
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"a step cannot be recorded ({error}): give record=False (--no-record), "
-            "and it is taken operation by operation"
-        ) from error
+    recorded, another = maps
+    if maps.is_cuda:
+        return CudaGraph(climb, recorded, image)
+    trace = Trace(climb, recorded, image)
+    trace.check(climb, another)
+    return trace
 
 
 class CudaGraph:
@@ -73,9 +76,12 @@ class Trace:
             return (objectives, *(parameter.grad for parameter in self._parameters))  # type: ignore[arg-type]
 
         _forget_gradients(image)
-        self.operations = make_fx(step)(maps)
+        with _TRACING:
+            self.operations = make_fx(step)(maps)
         drawn = {id(tensor) for tensor in (*image.parameters(), *image.buffers())}
         fuse(self.operations, lambda tensor: id(tensor) not in drawn)
+        # A circle, in which the weights would stay until the garbage is collected.
+        self.operations.graph.owning_module = None
 
     def __call__(self, maps: Tensor) -> Tensor:
         with torch.no_grad():
@@ -83,6 +89,30 @@ class Trace:
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
         return objectives
+
+    def check(self, climb: Climb, maps: Tensor) -> None:
+        """Raise RuntimeError where a picture's gradient is not that of the step.
+
+        A network that lets Python look at an image, and choose, is not the same operations each time.
+        """
+        items = len(self(maps))
+        found = self._gradients(items)
+        for parameter in self._parameters:
+            parameter.grad = None
+        climb(maps)
+        for ours, theirs in zip(found, self._gradients(items), strict=True):
+            length = theirs.norm(dim=1)
+            # Of pictures that have next to none, beside others, rounding may be all that there is.
+            missed = (ours - theirs).norm(dim=1) / length.clamp_min(1e-3 * float(length.max()) or 1.0)
+            if not missed.max() <= TOLERANCE:
+                raise RuntimeError(f"repeated, it has a gradient that is {missed.max():.0%} off")
+
+    def _gradients(self, items: int) -> list[Tensor]:
+        """The gradients of the pictures, [items, n], and of what they have in common, [1, n]."""
+        given = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        own = [gradient.reshape(items, -1) for gradient in given if gradient.shape[:1] == (items,)]
+        common = [gradient.reshape(1, -1) for gradient in given if gradient.shape[:1] != (items,)]
+        return [torch.cat(parts, dim=1) for parts in (own, common) if parts]
 
 
 def _forget_gradients(image: nn.Module) -> None:

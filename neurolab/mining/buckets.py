@@ -121,7 +121,9 @@ class ActivationBuckets:
         turn = np.arange(len(order)) - np.repeat(first, size)  # the how manieth of its place
         # One image for each place at a time, and of no place more than it has room for.
         ends = np.cumsum(np.bincount(turn)[: self.images])
-        by_turn = order[np.argsort(turn.astype(np.int16), kind="stable")]  # numpy sorts so short numbers fast
+        # NumPy sorts short numbers fast. Of those for whom there is no room, the order does not matter.
+        short = np.minimum(turn, self.images).astype(np.min_scalar_type(self.images))
+        by_turn = order[np.argsort(short, kind="stable")]
         for new in np.split(by_turn[: ends[-1]], ends[:-1]) if len(ends) else ():
             now = places[new]
             slot = now * self.images + kept.take(now, axis=0).argmax(axis=1)

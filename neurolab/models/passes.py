@@ -6,6 +6,7 @@ one of them has what it wants, and each has to know when a new pass begins.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -30,9 +31,15 @@ class Listener(Protocol):
     def is_satisfied(self) -> bool: ...
 
 
+class _Inside(threading.local):
+    """How many blocks a thread is in: one that runs a network by the way must not silence another's."""
+
+    suspended = 0
+    must_finish = 0
+
+
 _active: list[Listener] = []
-_suspensions = 0
-_must_finish = 0
+_inside = _Inside()
 
 
 def join(listener: Listener) -> None:
@@ -45,7 +52,7 @@ def leave(listener: Listener) -> None:
 
 def begin_pass(root: nn.Module) -> None:
     """Tell the captures on this network that a new pass begins."""
-    if _active and not _suspensions:
+    if _active and not _inside.suspended:
         modules = frozenset(map(id, root.modules()))
         for listener in _related(modules):
             listener.begin_pass()
@@ -53,7 +60,7 @@ def begin_pass(root: nn.Module) -> None:
 
 def can_stop(listener: Listener) -> bool:
     """Whether the running pass may end here: no capture on the network waits for more."""
-    return not _must_finish and all(other.is_satisfied() for other in _related(listener.modules))
+    return not _inside.must_finish and all(other.is_satisfied() for other in _related(listener.modules))
 
 
 def stop(listener: Listener) -> None:
@@ -68,26 +75,24 @@ def _related(modules: frozenset[int]) -> list[Listener]:
 
 
 def is_suspended() -> bool:
-    return _suspensions > 0
+    return _inside.suspended > 0
 
 
 @contextmanager
 def suspended() -> Iterator[None]:
     """Passes inside are invisible to active captures."""
-    global _suspensions
-    _suspensions += 1
+    _inside.suspended += 1
     try:
         yield
     finally:
-        _suspensions -= 1
+        _inside.suspended -= 1
 
 
 @contextmanager
 def must_finish() -> Iterator[None]:
     """Passes inside run to their end."""
-    global _must_finish
-    _must_finish += 1
+    _inside.must_finish += 1
     try:
         yield
     finally:
-        _must_finish -= 1
+        _inside.must_finish -= 1

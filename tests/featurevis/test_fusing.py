@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 
@@ -59,6 +60,45 @@ class Shared(Residual):
     def forward(self, x: Tensor) -> Tensor:
         beside = self.beside(x)
         return self.last(nn.functional.relu6(self.first(x), inplace=True) + beside)
+
+
+class Written(Residual):
+    """What a ReLU gave is written over, as is a sum that begins as a fixed tensor in another precision."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.inplace = inplace
+        self.register_buffer("start", torch.ones(1, 4, 1, 1, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = nn.functional.relu6(self.first(x), inplace=self.inplace)
+        one += x
+        total = self.get_buffer("start").to(torch.float32)
+        total += one.mean((0, 2, 3))[None, :, None, None]
+        viewed = nn.functional.hardtanh(self.beside(x), -1, 1, inplace=self.inplace)
+        viewed.flatten(1)[:, ::2].mul_(3)
+        return self.last(one * total) + self.last(viewed)
+
+
+class Clips(Residual):
+    """One convolution's output is clipped in two ways, of which one has bounds of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.first(x)
+        narrow, wide = nn.functional.hardtanh(one, -0.2, 0.3), nn.functional.hardtanh(one, -2, 1)
+        default = nn.functional.hardtanh(self.beside(x), -0.5, inplace=True)
+        return self.last(narrow + wide + default)
+
+
+class Learns(Residual):
+    """Weights that have a gradient of their own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            weight = self.first.weight.detach().requires_grad_()
+            out = nn.functional.conv2d(x, weight).relu()
+            (slope,) = torch.autograd.grad(out.sum(), weight, create_graph=True)
+            return self.last(out * slope.mean())
 
 
 class ChannelsFirst(nn.Module):
@@ -142,7 +182,10 @@ def test_convolutions_of_every_kind(data: st.DataObject) -> None:
             draw(st.sampled_from([1, 2])) * groups,
             kernel,
             draw(strides),
-            padding=draw(st.tuples(st.integers(0, 3), st.integers(0, 3))),
+            # oneDNN's own convolution fails where a window lies in the padding alone.
+            padding=tuple(
+                draw(st.integers(0, min(3, d * (k - 1)))) for k, d in zip(kernel, dilation, strict=True)
+            ),
             dilation=dilation,
             groups=groups,
             bias=draw(st.booleans()),
@@ -169,14 +212,18 @@ def test_a_relu_becomes_a_part_of_the_convolution(name: str) -> None:
     assert counts["mkldnn._convolution_transpose_pointwise"] == 3
     left = {"aten.convolution", "aten.convolution_backward", "aten.relu", "aten.relu_"}
     assert not left & set(counts) and not {"aten.hardtanh", "aten.hardtanh_"} & set(counts)
-    assert counts["aten.clone"] <= 2  # of the image, and of a gradient that is not channels last
+    assert counts["aten.clone"] == 2  # of the image, and of the first gradient, which is not channels last
     over = sum(count for operation, count in counts.items() if operation.endswith("backward.grad_input"))
     assert over == (0 if name == "none" else 2)
     assert agree(net, trace, (2, 4, 9, 11))
 
 
-@pytest.mark.parametrize("kind", [Preactivation, Residual, Shared, ChannelsFirst, Others])
-def test_what_others_need_stays(kind: type[nn.Module]) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [Preactivation, Residual, Shared, ChannelsFirst, Others, Clips, Learns]
+    + [functools.partial(Written, inplace) for inplace in (False, True)],
+)
+def test_what_others_need_stays(kind: Callable[[], nn.Module]) -> None:
     net, shape = frozen(kind()), (2, 4, 8, 8)
     assert agree(net, traced(net, random(*shape, seed=1)), shape)
 
@@ -194,6 +241,25 @@ def test_weights_that_change_are_not_fixed() -> None:
     moving.mul_(-1)
     assert agree(net, followed, shape) and not agree(net, stale, shape)
     assert operations(followed)["aten.convolution"] == 1
+
+
+def test_a_contiguous_image_and_weights_that_are_not() -> None:
+    """The result is channels last, which oneDNN's fused convolution would not make of such an image."""
+
+    class Net(ChannelsFirst):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x.flatten(1).view(x.shape)).relu()
+
+    net, shape = frozen(Net()), (2, 4, 8, 8)
+    net.conv.weight.data = net.conv.weight.data.contiguous(memory_format=torch.channels_last)
+    assert agree(net, traced(net, random(*shape, seed=1)), shape)
+
+
+def test_nothing_is_kept_but_what_is_used() -> None:
+    net = frozen(nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU()))
+    trace = traced(net, random(1, 4, 8, 8, seed=1))
+    read = {node.target for node in trace.graph.find_nodes(op="get_attr")}
+    assert {name for name, _ in trace.named_buffers()} <= read
 
 
 def test_weights_are_cast_once() -> None:

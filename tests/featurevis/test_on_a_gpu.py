@@ -74,6 +74,8 @@ def test_a_step_that_cannot_be_recorded_says_what_to_do(on_gpu: Model) -> None:
             return super().at_places(activation) * (1 + 0 * activation.mean().item())
 
     with pytest.raises(RuntimeError, match="record=False"):
+        draw(on_gpu, Looking("layer4.0", 3), steps=40, record=True)
+    with pytest.warns(UserWarning, match="taken operation by operation"):
         draw(on_gpu, Looking("layer4.0", 3), steps=40)
     (picture,) = draw(on_gpu, Looking("layer4.0", 3), steps=40, record=False)
     assert len(picture.history) == 40

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
+import gc
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -166,15 +171,62 @@ def test_only_what_is_alike_and_long_is_recorded(
     assert len(made) == 2
 
 
-def test_a_step_that_cannot_be_recorded_says_what_to_do(tiny_clip: Model) -> None:
+def test_a_step_that_cannot_be_recorded_says_what_to_do(
+    tiny_clip: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Looking(Unit):
         def at_places(self, activation: Tensor) -> Tensor:
             return super().at_places(activation) * (1 + 0 * activation.mean().item())
 
-    with pytest.raises(RuntimeError, match=r"cannot be recorded .* give record=False"):
+    with pytest.raises(RuntimeError, match=r"cannot be recorded .*: record=False"):
         draw(tiny_clip, Looking("layer4.0", 3), record=True)
-    (picture,) = draw(tiny_clip, Looking("layer4.0", 3), record=False)
+    (taken,) = draw(tiny_clip, Looking("layer4.0", 3), record=False)
+    monkeypatch.setitem(recording.WORTH_IT, "cpu", 20)
+    with pytest.warns(UserWarning, match="cannot be recorded .* taken operation by operation"):
+        (tried,) = draw(tiny_clip, Looking("layer4.0", 3))
+    assert same(taken, tried)
+
+
+class Chooses(nn.Module):
+    """What it does depends on the image: on how often it was called, on a number that it looks at."""
+
+    def __init__(self, looks: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.looks, self.calls = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3), looks, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        other = bool(x.mean() > 100) if self.looks else self.calls % 2 == 1
+        return (self.second if other else self.first)(x).mean((2, 3))
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_network_that_chooses_is_not_recorded(looks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = wrap_model(Chooses(looks).eval(), image_size=32)
+    monkeypatch.setitem(recording.WORTH_IT, "cpu", 20)
+    why = "cannot be recorded" if looks else r"gradient that is \d+% off"
+    with pytest.warns(UserWarning, match=why):
+        (picture,) = draw(model, ":out/3", transforms="none")
     assert len(picture.history) == STEPS
+
+
+def test_what_is_recorded_goes_with_the_run(tiny_clip: Model, made: list[recording.Trace]) -> None:
+    gc.disable()
+    try:
+        draw(tiny_clip, UNITS[:1], record=True)
+        gone = weakref.ref(made.pop().operations)
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_threads_may_draw_at_once(tiny_clip: Model) -> None:
+    (alone,) = draw(tiny_clip, UNITS[:1], record=True)
+    models = [dataclasses.replace(tiny_clip, module=copy.deepcopy(tiny_clip.module)) for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda model: draw(model, UNITS[:1], record=True)[0], models))
+    assert all(near(alone, other) for other in found)
 
 
 def test_a_parametrization_with_convolutions_of_its_own(tiny_clip: Model, made: list[object]) -> None:

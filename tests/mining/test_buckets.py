@@ -177,3 +177,15 @@ def test_buckets_refuse_what_they_cannot_hold() -> None:
         ActivationBuckets(2).merge(ActivationBuckets(3))
     with pytest.raises(ValueError, match="numbers from -1 to 1"):
         ActivationBuckets(1, concepts=2).update(np.zeros((1, 1)), [0], hashes_of(np.arange(1)), [2])
+
+
+def test_more_images_of_a_level_at_once_than_short_numbers_count() -> None:
+    count = 40_000
+    values, images = np.full((count, 1), 0.5, np.float32), np.arange(count)
+    hashes = draw_hashes([str(i) for i in images])
+    at_once, in_parts = ActivationBuckets(1, 4, 4), ActivationBuckets(1, 4, 4)
+    at_once.update(values, images, hashes)
+    for some in np.split(images, 40):
+        in_parts.update(values[some], some, hashes[some])
+    for one, other in zip(at_once.state().values(), in_parts.state().values(), strict=True):
+        assert one.tobytes() == other.tobytes()

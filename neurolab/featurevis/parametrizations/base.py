@@ -31,7 +31,7 @@ class Parametrization(nn.Module, ABC):
 
     @abstractmethod
     def forward(self) -> Tensor:
-        """The pictures, RGB in (0, 1), [batch, 3, height, width]."""
+        """The pictures, RGB in (0, 1), [batch, 3, height, width]; by the same operations at every step."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Every objective climbs, agrees with NumPy, and leaves its operands and the rest of the batch alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from neurolab.errors import UnknownSiteError
 from neurolab.featurevis.batch import BatchObjective
 from neurolab.featurevis.objectives import Direction, Objective, Unit, as_objective, neuron
 from neurolab.featurevis.parametrizations.fourier import FourierImage
+from neurolab.featurevis.places import Place
 from neurolab.models.capture import capture
 from neurolab.models.sites import find_site
 from neurolab.models.zoo import Model
@@ -89,6 +91,7 @@ def test_units_of_a_map_agree_with_numpy() -> None:
     np.testing.assert_allclose(Unit("s", 5, "max")(acts), values[:, 5].max((1, 2)))
     np.testing.assert_allclose(Unit("s", 5, "center")(acts), values[:, 5, 2, 3])
     np.testing.assert_allclose(neuron("s", 5, (1, 4))(acts), values[:, 5, 1, 4])
+    np.testing.assert_allclose(neuron("s", 5)(acts), values[:, 5, 2, 3])  # the centre
     np.testing.assert_allclose(Unit("s", 5)({"s": VECTOR}), VECTOR[:, 5])
 
 
@@ -106,6 +109,29 @@ def test_units_of_tokens_agree_with_numpy(tiny_vit: Model) -> None:
     np.testing.assert_allclose(value((3, 1)), patches[:, 3, 1, 5])
     np.testing.assert_allclose(value("cls"), TOKENS[:, 0, 5])
     np.testing.assert_allclose(value(16), patches[:, 3, 3, 5])
+
+
+@pytest.mark.parametrize("where", ["mean", "max", "center", "cls"])
+def test_a_place_is_known_by_what_it_says(tiny_vit: Model, tiny_clip: Model, where: str) -> None:
+    """Put together while the program runs, a word is another object of the same letters."""
+    word = "".join(list(where))
+    assert word is not where
+    one, other = (Unit("block2", 5, w).bind(tiny_vit) for w in (where, word))
+    assert one.signature() == other.signature() and one.formula == other.formula
+    acts = {one.sites[0]: TOKENS}
+    torch.testing.assert_close(other(acts), one(acts), rtol=0, atol=0)
+    plain = replace(find_site(tiny_vit, "block2"), prefix_tokens=0, grid=None)  # of neither CLS nor places
+    if where in ("cls", "center"):
+        with pytest.raises(UnknownSiteError, match=f"no place '{where}'"):
+            Place(word).bind(plain)
+    if where == "cls":
+        with pytest.raises(UnknownSiteError, match="no place 'cls'"):
+            Unit(LAST, 1, word).bind(tiny_clip)
+        return
+    torch.testing.assert_close(Unit("s", 5, word)({"s": MAP}), Unit("s", 5, where)({"s": MAP}))
+    assert Unit(LAST, 1, word).bind(tiny_clip).formula.startswith(where)
+    if where == "mean":
+        assert Unit("attnpool", 1, word).bind(tiny_clip).name == Unit("attnpool", 1).bind(tiny_clip).name
 
 
 def numpy_direction(places: np.ndarray, vector: np.ndarray, power: float) -> np.ndarray:

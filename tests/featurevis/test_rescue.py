@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from neurolab.featurevis.methods import Method
 from neurolab.featurevis.objectives import Unit
+from neurolab.featurevis.parametrizations.pixels import PixelImage
 from neurolab.featurevis.regularizers import L2
 from neurolab.featurevis.render import render
 from neurolab.featurevis.rescue import RedirectedReLU, redirected_relus
@@ -102,3 +104,19 @@ def test_a_live_unit_is_drawn_as_without_the_silent_one(silent: Model) -> None:
     among = render(silent, ["1:out/0", "1:out/1"], steps=20, progress=False)[1]
     (alone,) = render(silent, ["1:out/1"], steps=20, progress=False)
     assert np.abs(among.image.astype(int) - alone.image.astype(int)).max() <= 1
+
+
+def test_what_was_silent_once_is_helped_at_every_step() -> None:
+    """Drawn as if there were no ReLU, but for the first step, which finds it out, and the last, which judges.
+
+    A unit that is helped has a gradient: taken for alive again, it would be left alone at every second step.
+    """
+    module = nn.Sequential(nn.Conv2d(3, 1, 1), nn.ReLU())
+    torch.nn.init.constant_(module[0].bias, -1000.0)  # type: ignore[arg-type]
+    model = wrap_model(module, image_size=8, name="asleep")
+    straight = Method(PixelImage, transforms="none", lr=10.0, optimizer=torch.optim.SGD)
+    with pytest.warns(UserWarning, match="no gradient after 10 steps"):
+        (silent,) = render(model, "1:out/0", method=straight, steps=10, progress=False)
+    (open_,) = render(model, "1:in/0", method=straight, steps=8, progress=False)
+    assert open_.history[-1] > open_.history[0] + 0.01
+    np.testing.assert_array_equal(silent.image, open_.image)

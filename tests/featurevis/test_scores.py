@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 import neurolab
 from neurolab.atlas import Atlas
@@ -21,10 +23,20 @@ from neurolab.featurevis.picture import Picture
 from neurolab.featurevis.scores import HELD_OUT, score, score_atlas
 from neurolab.featurevis.scores.heldout import Flip, Shear
 from neurolab.featurevis.scores.natural import earlier_sites
-from neurolab.featurevis.transforms import Frame, Window, find_transforms
+from neurolab.featurevis.seeds import generator
+from neurolab.featurevis.transforms import (
+    TRANSFORMS,
+    AnyTransform,
+    Frame,
+    NormalWindow,
+    Transform,
+    Window,
+    find_transforms,
+)
 from neurolab.featurevis.views import Views
 from neurolab.models.zoo import Model, wrap_model
 from tests.conftest import make_clip
+from tests.featurevis.test_transforms import SURE, N, assert_uniform, draws
 
 SITE = "visual.layer4.0.act3:in"
 AS_MINED = (Window(1, 1),)  # the view that the miner had
@@ -205,10 +217,40 @@ def test_seed_diversity_is_of_pictures_that_differ_in_the_seed_only(tiny_clip: M
     assert scored(tiny_clip, [one, same], atlas, draws=1)[0]["seed_diversity"] == pytest.approx(0, abs=1e-5)
 
 
+def changes_of_shape(transforms: Sequence[AnyTransform]) -> set[str]:
+    """Which of mirroring and leaning the maps of these transforms do, by what they draw."""
+    frame, found = Frame((64, 64), (64, 64)), set()
+    for transform in transforms:
+        if isinstance(transform, Transform):
+            maps = transform.draw(500, frame, generator(0, "test"))[:, :2, :2]
+            (a, b), (c, d) = maps.permute(1, 2, 0)
+            if (a * d - b * c < 0).any():
+                found.add("mirrors")
+            # What turns and enlarges keeps right angles and the lengths of both sides alike.
+            if (a * b + c * d).abs().max() > 1e-4:
+                found.add("leans")
+    return found
+
+
 def test_no_method_draws_with_the_held_out_transforms() -> None:
+    """Whatever they are called: pictures are scored under changes of shape that none has practised on."""
     frame = Frame((64, 64), (64, 64))
-    practised = {repr(t) for m in METHODS.values() for t in find_transforms(m.transforms, frame)}
-    assert practised.isdisjoint(map(repr, HELD_OUT))
+    assert changes_of_shape(HELD_OUT) == {"mirrors", "leans"}
+    lists = [*TRANSFORMS, *(method.transforms for method in METHODS.values())]
+    for practised in (find_transforms(name, frame) for name in lists):
+        assert not changes_of_shape(practised), practised
+        assert set(practised).isdisjoint(HELD_OUT)
+    # Windows are larger than the crops that are practised on.
+    (window,) = (t for t in HELD_OUT if isinstance(t, Window))
+    assert stats.norm.sf(window.low, NormalWindow().mean, NormalWindow().sd) < 1e-4
+
+
+def test_flips_are_as_likely_as_not_and_shears_of_any_angle() -> None:
+    _, flip, shear, _ = HELD_OUT
+    assert isinstance(flip, Flip) and isinstance(shear, Shear)
+    flipped = int((draws(flip)[:, 0, 0] < 0).sum())
+    assert stats.binomtest(flipped, N, 0.5).pvalue > SURE
+    assert_uniform(np.degrees(np.arctan(draws(shear)[:, 0, 1])), -10, 10)
 
 
 def test_flip_and_shear_move_what_they_say() -> None:

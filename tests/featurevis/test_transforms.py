@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from neurolab.featurevis.pixel_transforms import ColourJitter, ColourNoise, Noise
 from neurolab.featurevis.seeds import generator
 from neurolab.featurevis.transforms import (
     Frame,
@@ -101,6 +102,22 @@ def test_lucids_list_is_lucids() -> None:
     assert isinstance(rotate, Rotate)
     np.testing.assert_allclose(scale.factors, [0.9, 0.92, 0.94, 0.96, 0.98, 1, 1.02, 1.04, 1.06, 1.08, 1.1])
     assert sorted(rotate.degrees) == sorted([*range(-10, 11), 0, 0, 0, 0, 0])
+
+
+def test_the_list_for_transformers_is_ghiasis() -> None:
+    """A jitter of 32 to both sides at 224 pixels, then colours moved, stretched and made noisy (2022)."""
+    frame = Frame((224, 224), (224, 224))
+    jitter, *colours = find_transforms("vit", frame)
+    assert isinstance(jitter, Transform)
+    assert_uniform(draws(jitter, frame)[:, 0, 2], -32, 32)
+    assert colours == [ColourJitter(shift=1.0, scale=1.0), ColourNoise(sd=0.5)]
+
+
+def test_the_crops_are_those_of_the_maco_paper() -> None:
+    """Shares normal around a quarter, and uniform noise of a tenth to both sides (Fel et al. 2023)."""
+    window, noise = find_transforms("crops", FRAME)
+    assert window == NormalWindow(low=0.05, high=1.0, mean=0.25, sd=0.1)
+    assert noise == Noise(0.1)
 
 
 def test_standard_list_is_balanced() -> None:

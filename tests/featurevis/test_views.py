@@ -126,3 +126,20 @@ def test_pad_shows_so_many_pixels_of_border_on_every_side() -> None:
     inside = (view[0] > 0.99).sum(0).bool().sum()
     assert 24 <= inside <= 26
     torch.testing.assert_close(view[:, :3], torch.full((3, 3, 32), 0.25))
+
+
+def test_a_border_is_known_by_what_it_says() -> None:
+    """Put together while the program runs, a word is another object of the same letters."""
+    picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for border in ("reflect", "wrap"):
+        shown = [
+            Views([Pad(4)], [0], Frame((16, 16), (16, 16)), steps=1, border=word)(picture, 0)
+            for word in (border, "".join(list(border)))
+        ]
+        assert torch.equal(*shown)
+
+
+def test_what_lies_outside_is_grey_unless_something_else_is_asked_for() -> None:
+    white = torch.ones(1, 3, 16, 16)
+    shown = Views([Pad(8)], [0], Frame((16, 16), (16, 16)), steps=1)(white, 0)
+    torch.testing.assert_close(shown[..., :3, :], torch.full((1, 3, 3, 16), 0.5))

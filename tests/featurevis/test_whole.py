@@ -41,6 +41,18 @@ def test_gradient_ascent_in_a_transformer(tiny_vit: Model, objective: Objective)
     assert_gradient_ascent(tiny_vit, objective)
 
 
+def test_a_text_is_the_direction_of_its_embedding_times_the_cosine(tiny_clip: Model) -> None:
+    with torch.no_grad():
+        vector = tiny_clip.encode_text(["a zebra"])[0].double().numpy()
+    images = (
+        torch.randn(3, len(vector), generator=torch.Generator().manual_seed(0))
+        + torch.from_numpy(vector).float()
+    )
+    objective = Text("a zebra").bind(tiny_clip)
+    expected = numpy_direction(images[:, None].double().numpy(), vector, 1)
+    np.testing.assert_allclose(objective({objective.sites[0]: images}), expected, rtol=1e-4)
+
+
 def test_deepdream_agrees_with_numpy() -> None:
     expected = np.square(MAP.numpy()).mean((1, 2, 3))
     np.testing.assert_allclose(DeepDream("s")({"s": MAP}), expected, rtol=1e-5)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from neurolab.data.decode import resize_crop
 from neurolab.featurevis.colour import from_rgb
@@ -10,7 +11,8 @@ from neurolab.featurevis.parametrizations.fourier import spectrum_scale
 from neurolab.featurevis.parametrizations.seeded import SeededImage
 from neurolab.featurevis.regularizers import PICTURE, Distance
 from neurolab.featurevis.render import render
-from neurolab.models.zoo import Model
+from neurolab.featurevis.transforms import Pad
+from neurolab.models.zoo import Model, wrap_model
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(10, 245, (48, 48, 3), dtype=np.uint8))
 
@@ -61,3 +63,17 @@ def test_an_image_is_accentuated_and_kept_near(tiny_clip: Model) -> None:
 
     (free, gained), (held, _) = drawn(0.0), drawn(100.0)
     assert gained > 0 and held < free / 2
+
+
+def test_around_the_image_it_goes_on_mirrored() -> None:
+    """A grey frame would be drawn on, too; of an image that began again the other side would be seen."""
+    model = wrap_model(nn.Conv2d(3, 2, 1), image_size=16, mean=(0, 0, 0), std=(1, 1, 1), name="one pixel")
+    seen: list[Tensor] = []
+    hook = model.module.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    halves = np.zeros((16, 16, 3), np.uint8)
+    halves[:, 8:] = 255
+    method = accentuation(Image.fromarray(halves))
+    render(model, ":out/0", method=method, steps=1, transforms=[Pad(4)], progress=False)
+    hook.remove()
+    torch.testing.assert_close(seen[-1][..., :2], torch.full((1, 3, 16, 2), 0.02), atol=1e-3, rtol=0)
+    torch.testing.assert_close(seen[-1][..., -2:], torch.full((1, 3, 16, 2), 0.98), atol=1e-3, rtol=0)

@@ -120,6 +120,28 @@ def test_a_picture_in_a_lower_precision_is_another(tmp_path: Path) -> None:
     assert full != half
 
 
+def test_pictures_have_files_settings_and_sizes_of_their_own(tmp_path: Path) -> None:
+    drawing = ("render", "pocket", "layer4.1/3", "layer4.1/60", "--steps", 2, "--out", tmp_path)
+    run(*drawing, "--size", "40x56", "--seed", 1, "--seed", 2)
+    run(*drawing, "--method", "maco")
+    run(*drawing, "--facet", "text", "--strength", 1, "--strength", 3, "--no-rectified")
+    sizes = {
+        path.name.removeprefix("visual.layer4.1.act3.in-"): Image.open(path).size
+        for path in tmp_path.iterdir()
+    }
+    named = {"3.fourier.seed1.png": (56, 40), "60.fourier.seed2.png": (56, 40)}
+    others = [f"{unit}.{kind}.png" for unit in (3, 60) for kind in ("maco", "fourier.text")]
+    assert sizes == named | dict.fromkeys(others, (96, 96))
+
+
+def test_a_unit_that_an_atlas_lacks_is_not_drawn_for_it(image_folder: Path, tmp_path: Path) -> None:
+    atlas = tmp_path / "atlas"
+    run("build", "--source", image_folder, "--site", "layer4.1", "--out", atlas, "--workers", 0)
+    result = CliRunner().invoke(app, ["render", "pocket", "layer3.1/3", "--atlas", str(atlas)])
+    assert result.exit_code and "layer3.1" in str(result.exception)
+    assert not neurolab.open_atlas(atlas).pictures()
+
+
 def test_a_transparent_picture_is_written(tmp_path: Path) -> None:
     run("render", "pocket", "layer4.1/3", "--steps", 2, "--alpha", "--out", tmp_path)
     (path,) = tmp_path.glob("*.png")
@@ -132,9 +154,12 @@ def test_a_transparent_picture_is_written(tmp_path: Path) -> None:
         (("--method", "oil"), "choose one of fourier, pixels, pyramid, cppn, maco, shared, vit"),
         (("--spectrum", "some.npz"), "only maco draws with a spectrum"),
         (("--precision", "float16"), "precision is one of float32, bfloat16, not 'float16'"),
+        (("--size", "64x0"), "HEIGHTxWIDTH as \"200x300\", not '64x0'"),
+        (("--seed", "1", "--seed", "2"), "2 times --seed for 1 units: give one, or one for each"),
+        (("--steps", "0"), "greater than or equal to 1"),
     ],
 )
-def test_a_wrong_method_is_named(options: tuple[str, ...], message: str) -> None:
+def test_a_wrong_setting_is_named(options: tuple[str, ...], message: str) -> None:
     result = CliRunner().invoke(app, ["render", "pocket", "layer4.1/3", *options])
     assert result.exit_code == 2
     assert message in " ".join(result.output.replace("│", " ").split())

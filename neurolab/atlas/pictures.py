@@ -49,6 +49,9 @@ class PictureLike(Protocol):
     scores: dict[str, float]
     history: np.ndarray
 
+    @property
+    def rgba(self) -> np.ndarray | None: ...
+
 
 @dataclass(frozen=True)
 class PictureRow(Mapping[str, Any]):
@@ -68,8 +71,13 @@ class PictureRow(Mapping[str, Any]):
     history: tuple[float, ...]  # the objective, step by step
 
     def to_pil(self) -> Image.Image:
-        """The picture, RGB; AtlasError where its file cannot be read."""
+        """The picture, RGB, on white where it is transparent; AtlasError where its file cannot be read."""
         return read_picture(self.path)
+
+    def rgba(self) -> np.ndarray | None:
+        """A transparent picture, uint8 [height, width, 4]; None of others."""
+        opened = _opened(self.path)
+        return np.asarray(opened) if opened.mode == "RGBA" else None
 
     def __getitem__(self, name: str) -> Any:
         if name not in {f.name for f in fields(self)}:
@@ -166,10 +174,18 @@ class Pictures:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """A picture's file, RGB; AtlasError where it cannot be read."""
+    """A picture's file, RGB, on white where it is transparent; AtlasError where it cannot be read."""
+    picture = _opened(path)
+    if picture.mode == "RGBA":
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def _opened(path: Path) -> Image.Image:
     try:
         with Image.open(path) as opened:
-            return opened.convert("RGB")
+            opened.load()
+            return opened
     except OSError as error:
         raise AtlasError(f"{path} cannot be read ({error}); draw the picture again") from error
 
@@ -189,7 +205,7 @@ def _encode(picture: PictureLike, canonical: Callable[[str], str]) -> tuple[dict
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise AtlasError(f"the picture of {picture.name} is {image.dtype} {image.shape}, not uint8 [H, W, 3]")
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
+    Image.fromarray(image if picture.rgba is None else picture.rgba).save(buffer, "PNG")
     settings = json_bytes(_plain(picture.settings))
     row = {
         "unit": canonical(picture.name),

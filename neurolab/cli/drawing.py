@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.table import Table
@@ -20,6 +21,8 @@ from neurolab.cli.options import (
     load,
 )
 
+Number = TypeVar("Number", int, float)
+
 
 @app.command()
 def render(
@@ -32,24 +35,39 @@ def render(
         typer.Option(help="Keep the pictures in this atlas; without units, draw its most selective ones."),
     ] = None,
     count: Annotated[int, typer.Option(help="How many units to draw where none is named.")] = 48,
-    out: Annotated[Path, typer.Option(help="Where PNG files go without an atlas.")] = Path("pictures"),
+    out: Annotated[
+        Path,
+        typer.Option(help="Where PNG files go without an atlas; each method, facet and seed has its own."),
+    ] = Path("pictures"),
     method: Annotated[
-        str, typer.Option(help='How to draw: "fourier", "maco", "pyramid", "cppn", "vit" or "pixels".')
+        str,
+        typer.Option(help='How to draw: "fourier", "maco", "pyramid", "cppn", "shared", "vit" or "pixels".'),
     ] = "fourier",
     facet: Annotated[
         str | None,
         typer.Option(help='The theme to draw in: "text", "photo", ... for the pocket, or a facet\'s file.'),
     ] = None,
-    strength: Annotated[float, typer.Option(help="How strongly the facet pulls.")] = 1.0,
+    strength: Annotated[
+        list[float] | None,
+        typer.Option(help="How strongly the facet pulls; repeated, for each unit in turn. Default: 1."),
+    ] = None,
+    rectified: Annotated[
+        bool,
+        typer.Option(help="Let the facet see only what raises the objective, as the article's code does."),
+    ] = True,
     alpha: Annotated[bool, typer.Option("--alpha", help="Draw with transparency.")] = False,
     spectrum: Annotated[
         Path | None, typer.Option(help="For maco: what `neurolab spectrum` wrote. Default: the demo set's.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of gradient ascent.")] = 256,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of gradient ascent.")] = 256,
     size: Annotated[
-        int | None, typer.Option(help="Side of the picture in pixels; default: the model's input.")
+        str | None,
+        typer.Option(help="Pixels of the picture: a side, or HEIGHTxWIDTH; default: the model's input."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every picture.")] = 0,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(help="Seed of every picture; repeated, for each unit in turn. Default: 0."),
+    ] = None,
     device: Device = "cpu",
     precision: Annotated[
         str, typer.Option(help='What the network computes in: "float32", or "bfloat16" on a GPU.')
@@ -83,18 +101,21 @@ def render(
     if not units:
         if opened is None:
             raise typer.BadParameter("name units to draw, or an atlas whose most selective units to draw")
-        units = [
-            unit for site in opened.sites for unit in most_selective(opened, site, count // len(opened.sites))
-        ]
+        share = max(1, count // len(opened.sites))
+        units = [unit for site in opened.sites for unit in most_selective(opened, site, share)]
+    elif opened:
+        for unit in units:
+            opened.unit(unit)  # which says so before anything is drawn for it
     pictures = draw(
         loaded,
         units,
         method=chosen,
-        size=size,
-        seed=seed,
+        size=as_size(size),
+        seed=one_or_each("seed", seed or [0], units),
         steps=steps,
         facet=facet,
-        strength=strength,
+        strength=one_or_each("strength", strength or [1.0], units),
+        rectified=rectified,
         alpha=alpha,
         precision=precision,
         record=record,
@@ -103,9 +124,26 @@ def render(
         opened.add_pictures(pictures)
         console.print(f"{len(pictures)} pictures added to {atlas}")
     for picture in [] if opened else pictures:
-        path = out / (picture.name.replace("/", "-").replace(":", ".") + ".png")
-        picture.save(path)
-        console.print(str(path))
+        console.print(str(picture.save(out / picture.file_name)))
+
+
+def as_size(given: str | None) -> int | tuple[int, int] | None:
+    """A size as `render` has it, of "224" or "200x300"."""
+    if given is None:
+        return None
+    sides = given.lower().split("x")
+    if not all(side.isdecimal() and int(side) for side in sides) or len(sides) > 2:
+        raise typer.BadParameter(f'size is a number of pixels, or HEIGHTxWIDTH as "200x300", not {given!r}')
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+def one_or_each(what: str, given: Sequence[Number], units: Sequence[str]) -> Number | Sequence[Number]:
+    """One number for all units, or one for each."""
+    if len(given) not in (1, len(units)):
+        raise typer.BadParameter(
+            f"{len(given)} times --{what} for {len(units)} units: give one, or one for each"
+        )
+    return given[0] if len(given) == 1 else given
 
 
 @app.command()

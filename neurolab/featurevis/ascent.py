@@ -251,7 +251,7 @@ class Ascent:
                 image=images[i],
                 rgba=None if transparent is None else transparent[i],
                 facet=objective.facet,
-                kind=self.image.kind,
+                kind=self.recipe.method.kind or self.image.kind,
                 seed=self.seeds[i],
                 settings=settings | {"objective": objective.formula},
                 history=history[i],
@@ -274,4 +274,4 @@ def as_bytes(images: Tensor) -> np.ndarray:
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    return (int(size[0]), int(size[1])) if isinstance(size, Sequence) else (int(size), int(size))

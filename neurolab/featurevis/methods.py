@@ -35,7 +35,8 @@ class Method:
 
     parametrization: makes the pictures from (seeds, size). transforms, views, border: as `render` has them.
     lr: the optimizer's, and schedule, "constant" or "cosine" (to 0 at the end). penalty: what is subtracted
-    from every objective. alpha: draw with transparency.
+    from every objective. alpha: draw with transparency. kind: what its pictures are called in an atlas;
+    default, what the parametrization calls them.
     """
 
     parametrization: Maker
@@ -47,6 +48,7 @@ class Method:
     border: float | str = 0.5
     penalty: Objective | None = None
     alpha: bool = False
+    kind: str | None = None
 
     def __post_init__(self) -> None:
         if self.schedule not in ("constant", "cosine"):
@@ -67,7 +69,7 @@ class Method:
         """A bound objective as it is drawn: less what holds the picture back.
 
         Of transparent pictures it is multiplied by the share that is transparent (Mordvintsev et al. 2018):
-        what does not help is left out.
+        what does not help is left out, as long as the objective is above 0.
         """
         drawn = objective * (1 - Opacity()).bind(model) if self.alpha else objective
         return drawn - self.penalty.bind(model) if self.penalty else drawn
@@ -134,6 +136,7 @@ METHODS = {
         views=8,
         border="wrap",
         penalty=0.0005 * TotalVariation(),
+        kind="vit",
     ),
 }
 

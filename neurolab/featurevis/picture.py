@@ -42,6 +42,17 @@ class Picture:
         """The picture as RGB; as RGBA where it is transparent."""
         return Image.fromarray(self.image if self.rgba is None else self.rgba)
 
+    @property
+    def file_name(self) -> str:
+        """A name for its file that tells it from the unit's other pictures, as "layer4.1-89.maco.text.png".
+
+        The unit's, its kind and facet, "transparent" and the seed where it is not 0.
+        """
+        unit = self.name.replace("/", "-").replace(":", ".")
+        seed = f"seed{self.seed}" if self.seed else ""
+        parts = [unit, self.kind, self.facet, "transparent" * (self.rgba is not None), seed, "png"]
+        return ".".join(filter(None, parts))
+
     def save(self, path: str | Path) -> Path:
         """Write an image file, atomically; the name's ending is the format. Makes its folder.
 

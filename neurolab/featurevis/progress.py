@@ -18,7 +18,7 @@ _SECONDS = 0.25  # between looks at the objective: each waits for the device to 
 def progress_bar(steps: int, shown: bool) -> Iterator[Report]:
     """A bar of that many steps; what it gives advances it: report(what is drawn, objectives [batch])."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import TypeVar
 
@@ -39,6 +39,7 @@ def render(
     alpha: bool = False,
     facet: str | Facet | None = None,
     strength: float | Sequence[float] = 1.0,
+    rectified: bool = True,
     precision: str = "float32",
     record: bool | None = None,
     batch_size: int = 16,
@@ -52,18 +53,20 @@ def render(
 
     size: of the pictures, one side or (height, width); default, the model's input; of larger ones the network
     sees windows. seed: one for all or one per unit; a picture depends on its own objective, seed and
-    these settings, not on the others (up to the rounding of the network's sums, which depends on the batch's
-    size). transforms: "standard", "lucid", "crops", "none" or a list; border: the grey level around the
-    picture, or "reflect". views: of each picture at each step, each with its own draw of the transforms; the
-    objective is their mean. lr: the optimizer's. alpha: draw with transparency; what does not help is left
-    out.
+    these settings, not on the others. (A network rounds otherwise in a batch of another size. In hundreds of
+    steps that grows: the picture is then another drawing of the same, as from another start.) transforms:
+    "standard", "lucid", "crops", "none" or a list; border: the grey level around the picture, or "reflect".
+    views: of each picture at each step, each with its own draw of the transforms; the objective is their
+    mean. lr: the optimizer's. alpha: draw with transparency; what does not help is left out.
 
     facet: the theme to draw the units in ("text", "photo", ...; `neurolab.featurevis.facets`), strength: how
-    strongly, one for all or one per unit. precision: "bfloat16" to let the network compute in it (on GPUs).
-    record: whether a step is recorded once and repeated without Python and autograd, as a CUDA graph or with
-    a CPU's fused operations (`neurolab.featurevis.recording`): by default in runs that are long enough for it
-    to pay; the results are the same up to rounding. Steps that are not all alike (noise, transparency,
-    functions of Lucent's) are taken operation by operation anyway.
+    strongly, one for all or one per unit (the article's pictures differ in it: np.linspace(0.1, 5, 9)),
+    rectified: by what raises the objective only, as the article's code has it and its formula has not.
+    precision: "bfloat16" to let the network compute in it (on GPUs). record: whether a step is recorded once
+    and repeated without Python and autograd, as a CUDA graph or with a CPU's fused operations
+    (`neurolab.featurevis.recording`): by default in runs that are long enough for it to pay; the results are
+    the same up to rounding. Steps that are not all alike (noise, transparency, functions of Lucent's) are
+    taken operation by operation anyway.
     Units whose objectives belong together (`neurolab.featurevis.together`) are drawn in one batch, whatever
     batch_size.
 
@@ -76,7 +79,9 @@ def render(
     objectives = [as_objective(unit) for unit in chosen]
     if facet is not None:
         theme, strengths = find_facet(facet, model), _one_each("strength", strength, len(chosen))
-        objectives = [theme(unit, by) for unit, by in zip(objectives, strengths, strict=True)]
+        objectives = [
+            theme(unit, by, rectified=rectified) for unit, by in zip(objectives, strengths, strict=True)
+        ]
     objectives = [objective.bind(model) for objective in objectives]
     seeds = _one_each("seed", seed, len(objectives))
     way = find_method(method).changed(transforms, border, views, lr, alpha)
@@ -101,7 +106,7 @@ def render(
 
 
 def _one_each(what: str, given: Number | Sequence[Number], units: int) -> list[Number]:
-    each = [given] * units if isinstance(given, int | float) else list(given)
+    each = list(given) if isinstance(given, Iterable) else [given] * units
     if len(each) != units:
         raise ValueError(f"{len(each)} {what}s for {units} units: give one {what} for all, or one for each")
     return each

@@ -116,8 +116,9 @@ class Rotate(Transform):
 
 @dataclass(frozen=True)
 class Pad(Transform):
-    """So many pixels of the border on every side: no draw at all, always the same (lucid pads first, so that
-    jitter and rotation have something to move in; the border is there without it)."""
+    """So many pixels of the border along a view's longer sides, and in proportion along its shorter ones: no
+    draw at all, always the same (lucid pads first, so that jitter and rotation have something to move in; the
+    border is there without it)."""
 
     pixels: float
 

@@ -73,8 +73,8 @@ PANELS = (
 
 
 def method_name(row: PictureRow) -> str:
-    """The kind of a picture, and its facet where it has one."""
-    return f"{row.kind} · {row.facet}" if row.facet else row.kind
+    """The kind of a picture, its facet where it has one, and whether it is transparent."""
+    return " · ".join([row.kind, *filter(None, [row.facet, "transparent" * ("alpha" in row.settings)])])
 
 
 def unit_scores(rows: Sequence[PictureRow]) -> dict[str, dict[str, dict[str, float]]]:

@@ -47,6 +47,7 @@ class FakePicture:
     settings: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
     history: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    rgba: np.ndarray | None = None
 
 
 MAP_SITE = FakeSite("visual.layer4.2.act3:in", "layer4.2")

@@ -45,6 +45,19 @@ def test_a_picture_comes_back(atlas: Atlas) -> None:
     assert atlas.pictures("layer4.2/1") == [] and atlas.summary()["pictures"] == 1
 
 
+def test_a_transparent_picture_stays_so_and_is_shown_on_white(atlas: Atlas) -> None:
+    rgba = np.zeros((6, 8, 4), np.uint8)
+    rgba[:3] = (200, 0, 0, 255)
+    rgba[3:, :4, 3] = 128
+    plain, clear = atlas.add_pictures([picture(seed=1), picture(seed=2, rgba=rgba)])
+    found = clear.rgba()
+    assert found is not None and np.array_equal(found, rgba) and plain.rgba() is None
+    shown = np.asarray(clear.to_pil())
+    assert shown.shape == (6, 8, 3)
+    assert [shown[0, 0].tolist(), shown[5, 7].tolist()] == [[200, 0, 0], [255, 255, 255]]
+    assert np.abs(shown[4, 1].astype(int) - 127).max() <= 1
+
+
 def test_a_damaged_picture_is_named(atlas: Atlas) -> None:
     (row,) = atlas.add_pictures([picture()])
     row.path.write_bytes(b"no picture")

@@ -69,6 +69,7 @@ class SamplePicture:
     settings: dict[str, Any] = field(default_factory=lambda: {"steps": 256, "lr": 0.05})
     scores: dict[str, float] = field(default_factory=lambda: {"activation": 12.5})
     history: np.ndarray = field(default_factory=lambda: np.zeros(3, np.float32))
+    rgba: np.ndarray | None = None
 
 
 SITES = (

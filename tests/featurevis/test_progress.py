@@ -33,3 +33,9 @@ def test_nothing_is_shown_where_nothing_is_asked_for(capsys: pytest.CaptureFixtu
     with progress_bar(2, False) as report:
         report("layer4.0/3", torch.ones(1))
     assert capsys.readouterr().err == ""
+
+
+def test_brackets_in_a_name_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(1, True) as report:
+        report('"a sign that says [/b]"', torch.ones(1))
+    assert "says [/b]" in capsys.readouterr().err

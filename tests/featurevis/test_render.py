@@ -229,3 +229,9 @@ def test_drawing_needs_no_help_from_the_caller(tiny_clip: Model, capsys: pytest.
         (picture,) = draw(tiny_clip, UNITS[:1], progress=True)
     assert picture.history[-1] != picture.history[0]
     assert capsys.readouterr().out == ""  # the bar is on stderr
+
+
+def test_numpys_numbers_are_numbers(tiny_clip: Model) -> None:
+    (one,) = draw(tiny_clip, UNITS[:1], seed=3, size=40)
+    (other,) = draw(tiny_clip, UNITS[:1], seed=np.int64(3), size=np.int64(40))
+    assert one.image.tobytes() == other.image.tobytes()

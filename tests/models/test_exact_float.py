@@ -24,6 +24,17 @@ def test_settings_come_back_after_an_error() -> None:
     assert settings() == before
 
 
+def test_the_first_to_leave_changes_nothing_for_the_others() -> None:
+    before = settings()
+    first, second = full_float32(), full_float32()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert settings() == [True, False, "ieee", "ieee"]
+    second.__exit__(None, None, None)
+    assert settings() == before
+
+
 @needs_gpu
 def test_convolutions_on_a_gpu_are_as_exact_as_on_the_cpu() -> None:
     torch.manual_seed(0)

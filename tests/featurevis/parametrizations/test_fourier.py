@@ -27,10 +27,12 @@ def numpy_fourier(coefficients: np.ndarray, size: tuple[int, int], decay: float)
 def test_fourier_agrees_with_numpy_at_any_size(size: tuple[int, int], decay: float, seed: int) -> None:
     image = FourierImage([seed, seed + 1], size, decay=decay, sd=0.1)
     spectrum = image.spectrum.detach().double().numpy()
-    expected = numpy_to_rgb(numpy_fourier(spectrum[..., 0] + 1j * spectrum[..., 1], size, decay))
+    expected = numpy_fourier(spectrum[..., 0] + 1j * spectrum[..., 1], size, decay)
     shown = image().detach().numpy()
     assert shown.shape == (2, 3, *size)
-    np.testing.assert_allclose(shown, expected, atol=2e-5)
+    # Float32 rounds in proportion to what is squashed into colours, which grows with the size and the decay.
+    rounding = 1e-6 + 3e-6 * np.abs(expected).max()
+    np.testing.assert_allclose(shown, numpy_to_rgb(expected), atol=rounding)
 
 
 @pytest.mark.parametrize("size", [(5, 7), (6, 8), (1, 4)])

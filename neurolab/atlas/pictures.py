@@ -74,6 +74,7 @@ class PictureRow(Mapping[str, Any]):
         """The picture, RGB, on white where it is transparent; AtlasError where its file cannot be read."""
         return read_picture(self.path)
 
+    @property
     def rgba(self) -> np.ndarray | None:
         """A transparent picture, uint8 [height, width, 4]; None of others."""
         opened = _opened(self.path)

@@ -148,8 +148,9 @@ def _fuse_backward(trace: fx.GraphModule, node: fx.Node, fixed: Fixed) -> None:
 
 def _clip_in_place(trace: fx.GraphModule, gradient: fx.Node) -> None:
     """Where nobody but a ReLU needs a new gradient, that writes its own over it."""
-    relu = next(iter(gradient.users))
-    if len(gradient.users) == 1 and relu.target in IN_PLACE and relu.args[0] is gradient:
+    readers = list(gradient.users)
+    if len(readers) == 1 and readers[0].target in IN_PLACE and readers[0].args[0] is gradient:
+        (relu,) = readers
         with trace.graph.inserting_before(relu):
             over = trace.graph.call_function(IN_PLACE[relu.target], relu.args, {"grad_input": gradient})
         _replace(relu, over)

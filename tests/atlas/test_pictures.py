@@ -50,8 +50,8 @@ def test_a_transparent_picture_stays_so_and_is_shown_on_white(atlas: Atlas) -> N
     rgba[:3] = (200, 0, 0, 255)
     rgba[3:, :4, 3] = 128
     plain, clear = atlas.add_pictures([picture(seed=1), picture(seed=2, rgba=rgba)])
-    found = clear.rgba()
-    assert found is not None and np.array_equal(found, rgba) and plain.rgba() is None
+    found = clear.rgba
+    assert found is not None and np.array_equal(found, rgba) and plain.rgba is None
     shown = np.asarray(clear.to_pil())
     assert shown.shape == (6, 8, 3)
     assert [shown[0, 0].tolist(), shown[5, 7].tolist()] == [[200, 0, 0], [255, 255, 255]]

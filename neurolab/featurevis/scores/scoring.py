@@ -166,7 +166,7 @@ def with_scores(row: PictureRow, scores: Scores) -> Picture:
     return Picture(
         name=row.unit,
         image=np.asarray(row.to_pil()),
-        rgba=row.rgba(),
+        rgba=row.rgba,
         kind=row.kind,
         facet=row.facet,
         seed=row.seed,

@@ -17,7 +17,7 @@ Climb = Callable[[Tensor], Tensor]
 # some twenty of a small network.
 WORTH_IT = {"cuda": 32, "cpu": 128}
 _TRACING = threading.Lock()  # make_fx changes what all threads use
-TOLERANCE = 0.05  # of the gradient's length, by which a trace may miss it: rounding, in bfloat16 some percent
+TOLERANCE = 0.01  # of a gradient's length, by which a trace may miss it; rounding: 1e-6 in float32
 
 
 class Recording(Protocol):

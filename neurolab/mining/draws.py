@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from neurolab.mining.batch_values import BatchValues, Spread
 from neurolab.mining.buckets import ActivationBuckets
 from neurolab.mining.levels import FINEST, SMALLEST
 from neurolab.mining.tallies import BucketTally
@@ -17,11 +18,10 @@ from neurolab.mining.transfer import sent, upload
 
 
 class InBuckets(NamedTuple):
-    """Where values [n, units] belong, unit * buckets + bucket; which are finite; and how often buckets had
-    become wider by then."""
+    """Where values [n, units] belong, unit * buckets + bucket, int32; and how often buckets had become wider
+    by then."""
 
     places: Tensor
-    finite: Tensor
     widenings: int
 
 
@@ -34,7 +34,7 @@ class Draws:
     def __init__(self, sites: Sequence[tuple[slice, ActivationBuckets]], device: torch.device) -> None:
         self.sites = list(sites)
         units, (_, self.buckets, _, concepts) = self.sites[-1][0].stop, self.sites[0][1].sizes
-        self._firsts = torch.arange(units, device=device) * self.buckets
+        self._firsts = torch.arange(units, dtype=torch.int32, device=device) * self.buckets
         self._tally = BucketTally(units, self.buckets, concepts, device)
         self._low, self._high = (torch.empty(units, device=device) for _ in range(2))
         self._exponent = torch.empty(units, dtype=torch.int64, device=device)
@@ -54,25 +54,21 @@ class Draws:
             upload(self._high[units], buckets.high)
             upload(self._largest[units], buckets.largest.view(np.int64))
 
-    def place(self, values: Tensor, finite: Tensor) -> InBuckets:
-        """Where values [n, units] belong; those that are not finite, and those of units whose buckets do not
-        reach as far, anywhere."""
-        numbers = (torch.where(finite, values, 0.0) * self._scale).floor_()
-        numbers -= (numbers / self.buckets).floor_() * self.buckets
-        # Exact where the buckets reach; far outside rounding could leave no place at all.
-        numbers.clamp_(0, self.buckets - 1)
-        return InBuckets(numbers.to(torch.int64).add_(self._firsts), finite, self._widenings)
+    def place(self, numbers: Tensor) -> InBuckets:
+        """Where numbers [n, units], all finite, belong; those of units whose buckets do not reach as far,
+        anywhere."""
+        # In float64 scaling by powers of two is exact, and so are the remainders of integers.
+        levels = (numbers * self._scale).floor_().remainder_(self.buckets)
+        return InBuckets(levels.to(torch.int32).add_(self._firsts), self._widenings)
 
-    def admitted(
-        self, values: Tensor, placed: InBuckets, hashes: Tensor, low: Tensor, high: Tensor
-    ) -> Tensor:
-        """Which values [n, units] of images with these hashes [n] may be drawn: bool. low, high [units]: the
-        ends of those that are finite.
+    def admitted(self, batch: BatchValues, placed: InBuckets, hashes: Tensor) -> Tensor:
+        """Which values [n, units] of a batch of images with these hashes [n] may be drawn: bool.
 
         Of a unit whose buckets must become wider all may: which bucket is whose is not known yet.
         """
-        beats = hashes[:, None] < self._largest.view(-1)[placed.places]
-        return placed.finite & (beats | self._outgrown(low, high))
+        largest = self._largest.view(-1).index_select(0, placed.places.view(-1)).view(placed.places.shape)
+        beats = hashes[:, None] < largest
+        return batch.finite & (beats | self._outgrown(batch.low, batch.high))
 
     def _outgrown(self, low: Tensor, high: Tensor) -> Tensor:
         """As `ActivationBuckets.outgrown`, as bool [units]."""
@@ -96,13 +92,15 @@ class Draws:
                 buckets.count(outgrown, self._tally.drain_units(on_device))
             buckets.widen(low[units], high[units])
 
-    def count(self, values: Tensor, placed: InBuckets, concepts: NDArray[np.int64] | None) -> None:
-        """Count values [n, units] and the concepts of their images, [n] or None."""
+    def count(
+        self, batch: BatchValues, spread: Spread, placed: InBuckets, concepts: NDArray[np.int64] | None
+    ) -> None:
+        """Count the values of a batch and the concepts of their images, [n] or None."""
         if placed.widenings != self._widenings:
-            placed = self.place(values, placed.finite)
-        numbers = np.full(len(values), -1) if concepts is None else concepts
-        of_image = sent(numbers, values.device)
-        self._tally.add(placed.places, placed.finite, of_image)
+            placed = self.place(batch.numbers)
+        numbers = np.full(len(batch.values), -1) if concepts is None else concepts
+        of_image = sent(numbers, batch.values.device)
+        self._tally.add(placed.places, None if spread.all_finite else batch.finite, of_image)
 
     def drain(self) -> None:
         """Give the host's buckets what was counted."""

@@ -98,8 +98,8 @@ class Moments:
         return {
             "count": self.count.copy(),
             "infinite": self._infinite.copy(),
-            "sum": self._sum.digits.copy(),
-            "squares": self._squares.digits.copy(),
+            "sum": self._sum.carried(),
+            "squares": self._squares.carried(),
             "min": self._min.copy(),
             "max": self._max.copy(),
         }

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neurolab.atlas.reductions import OnDevice
+from neurolab.mining.batch_values import BatchValues, Spread
 from neurolab.mining.coactivation import CoActivation
 from neurolab.mining.draws import Draws, InBuckets
 from neurolab.mining.hashes import Hashes, random_signs
@@ -35,8 +36,8 @@ TOP, LOWEST, DRAWN = 1, 2, 4  # what a value may enter
 class Entries(NamedTuple):
     """The values of a batch that may enter a summary, [n] each, by unit and then by row of the batch.
 
-    kinds: which summaries, as a sum of TOP, LOWEST and DRAWN. low, high [units]: the ends of the finite
-    values of the batch, inf and -inf where there is none. sizes [2]: the ends of their sizes but 0.
+    kinds: which summaries, as a sum of TOP, LOWEST and DRAWN. low, high [units] and spread: as `BatchValues`
+    has them.
     """
 
     units: Tensor
@@ -46,17 +47,16 @@ class Entries(NamedTuple):
     kinds: Tensor
     low: Tensor
     high: Tensor
-    sizes: Tensor
+    spread: Tensor
 
 
 class Sifted(NamedTuple):
     """A batch after `sift`: the hashes of its images; what may enter, on its way to the host, and the event
-    of its arrival from a GPU; on the device, its values [n, units], which are finite, in which buckets."""
+    of its arrival from a GPU; on the device, its values, and in which buckets they are."""
 
     hashes: Hashes
     entries: Entries
-    values: Tensor
-    finite: Tensor
+    batch: BatchValues
     placed: InBuckets | None
     arrived: torch.cuda.Event | None
 
@@ -130,41 +130,39 @@ class Sieve:
         observed = self._observed(np.zeros(len(hashes), np.int64), hashes)
         for site, part in zip(self.sites, parts, strict=True):
             check_rows(site, len(part.values), len(hashes), self.per_image)
-        values = torch.cat([part.values.to(torch.float32) for part in parts], dim=1) + 0.0  # no -0.0
-        positions = torch.cat([part.positions.to(torch.int32) for part in parts], dim=1)
-        finite = values.isfinite()
-        low = torch.where(finite, values, torch.inf).amin(dim=0)
-        high = torch.where(finite, values, -torch.inf).amax(dim=0)
-        kinds = (values >= self._top).to(torch.uint8)
+        batch = BatchValues.of(torch.cat([part.values.to(torch.float32) for part in parts], dim=1))
+        values, positions = batch.values, torch.cat([part.positions for part in parts], dim=1)
+        kinds = (values >= self._top).view(torch.uint8)
         if self._lowest is not None:
-            kinds += LOWEST * (values <= self._lowest)
+            kinds.add_((values <= self._lowest).view(torch.uint8), alpha=LOWEST)
         placed = None
         if self._draws is not None:
             hashes_there = sent(observed.hashes.view(np.int64), values.device)
-            placed = self._draws.place(values, finite)
-            kinds += DRAWN * self._draws.admitted(values, placed, hashes_there, low, high)
+            placed = self._draws.place(batch.numbers)
+            kinds.add_(self._draws.admitted(batch, placed, hashes_there).view(torch.uint8), alpha=DRAWN)
         units, rows = kinds.T.nonzero(as_tuple=True)
-        size = values.abs()
-        least = torch.where(finite & (size > 0), size, torch.inf).amin()
-        largest = torch.where(finite, size, 0.0).amax()
         found = Entries(
-            units, rows, values[rows, units], positions[rows, units], kinds[rows, units], low, high,
-            torch.stack([least, largest]),
-        )  # fmt: skip
+            units,
+            rows,
+            values[rows, units],
+            positions[rows, units].to(torch.int32),
+            kinds[rows, units],
+            batch.low,
+            batch.high,
+            batch.spread(),
+        )
         entries = Entries(*(tensor.to("cpu", non_blocking=True) for tensor in found))
         arrived = torch.cuda.Event() if values.is_cuda else None
         if arrived is not None:
             arrived.record()
-        return Sifted(hashes, entries, values, finite, placed, arrived)
+        return Sifted(hashes, entries, batch, placed, arrived)
 
     def take(self, sifted: Sifted, images: NDArray[np.int64], concepts: NDArray[np.int64] | None) -> None:
         """Take in a batch of images, with their concepts; it was sifted before."""
         observed = self._observed(images, sifted.hashes, concepts)
         if sifted.arrived is not None:
             sifted.arrived.synchronize()
-        units, rows, values, positions, kinds, low, high, sizes = (
-            tensor.numpy() for tensor in sifted.entries
-        )
+        units, rows, values, positions, kinds, low, high, _ = (tensor.numpy() for tensor in sifted.entries)
         if self._draws is not None:
             with self._aside():
                 self._draws.widen(low, high)
@@ -189,23 +187,23 @@ class Sieve:
         each(enter, sites, len(units) // 2)  # they are in order, and take half as long
         with self._aside():
             self._refresh()
-        self._count(sifted, sizes.tolist(), observed)
+        self._count(sifted, observed)
 
     def _observed(
         self, images: NDArray[np.int64], hashes: Hashes, concepts: NDArray[np.int64] | None = None
     ) -> Observations:
         return observations(images, hashes, concepts, self.per_image)
 
-    def _count(self, sifted: Sifted, sizes: list[float], observed: Observations) -> None:
+    def _count(self, sifted: Sifted, observed: Observations) -> None:
         """Have the device count a batch; it is not waited for."""
-        values, finite = sifted.values, sifted.finite
-        self._moments.add(values, finite, *sizes)
-        self._histogram.add(values)
+        batch, spread = sifted.batch, Spread.read(sifted.entries.spread)
+        self._moments.add(batch, spread)
+        self._histogram.add(batch, spread)
         if self._draws is not None and sifted.placed is not None:
-            self._draws.count(values, sifted.placed, observed.concepts)
+            self._draws.count(batch, spread, sifted.placed, observed.concepts)
         if self._coactivation is not None:
-            self._coactivation.add(values, random_signs(observed.hashes, self._coactivation.count))
-        self._seen += len(values)
+            self._coactivation.add(batch.values, random_signs(observed.hashes, self._coactivation.count))
+        self._seen += len(batch.values)
         if self._stream is not None:
             self._counted = torch.cuda.current_stream(self._stream.device).record_event()
 

@@ -2,7 +2,8 @@
 
 A tally holds what batches added since it was last drained, for many units at once, and what it drains into a
 summary is what the summary would have counted itself, to the byte: counts are integers, and so are the digits
-of exact sums. Nothing here waits for the device but `drain`.
+of exact sums. Nothing here waits for the device but `drain`. What takes time is the device's memory: each
+number costs a read or a write for each step that is taken with all of them, so there are few.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from neurolab.mining.batch_values import BatchValues, Spread
 from neurolab.mining.coactivation import LIMIT
-from neurolab.mining.exact import BITS, ROWS_AT_ONCE, ExactSums
+from neurolab.mining.exact import BITS, HALF, ROWS_AT_ONCE, ExactSums, first_digit
 from neurolab.mining.moments import HIGHEST, LOWEST
 from neurolab.mining.transfer import sent
 
@@ -24,7 +26,7 @@ MANTISSA = 24  # bits of a float32
 
 
 class SumTally:
-    """`ExactSums` on a device: the same digits.
+    """`ExactSums` on a device.
 
     columns, lowest, highest: as there. bits: that a number may have between its first and its last.
     """
@@ -39,14 +41,22 @@ class SumTally:
         up. Between the two lie all digits that there can be, so none of them has to be looked for."""
         if not 0 < least <= largest:
             return
-        top = math.frexp(largest)[1] // BITS
         last = max(self.first, (math.frexp(least)[1] - self.bits) // BITS)
         for left in numbers.split(ROWS_AT_ONCE):
-            for digit in range(top, last - 1, -1):
+            for digit in range(max(last, first_digit(largest, len(left))), last, -1):
                 base = 2.0 ** (BITS * digit)
                 taken = (left * (1 / base)).round_()
-                self.digits[digit - self.first] += taken.sum(dim=0).to(torch.int64)
+                self._add_sums(digit, taken.sum(dim=0))
                 left.sub_(taken, alpha=base)
+            # What is left are multiples of the last one's base, and nothing has to be rounded.
+            self._add_sums(last, left.sum(dim=0) * 2.0 ** (-BITS * last))
+
+    def _add_sums(self, digit: int, sums: Tensor) -> None:
+        """Add up sums [columns], integers below 2**53, to a digit; but what goes beyond it, to the next."""
+        whole = sums.to(torch.int64)
+        carry = (whole + HALF) >> BITS
+        self.digits[digit - self.first] += whole - (carry << BITS)
+        self.digits[digit + 1 - self.first] += carry
 
     def drain(self) -> NDArray[np.int64]:
         """[digits, columns] since the last time."""
@@ -69,19 +79,31 @@ class MomentsTally:
         self._counts.zero_()
         self._ends[0], self._ends[1] = math.inf, -math.inf
 
-    def add(self, values: Tensor, finite: Tensor, least: float, largest: float) -> None:
-        """Add up values [n, units], float32 without -0.0; finite: which are. least, largest: sizes between
-        which are all that are finite and not 0."""
+    def add(self, batch: BatchValues, spread: Spread) -> None:
+        """Add up the values of a batch."""
+        if spread.all_finite:
+            self._counts[0] += len(batch.values)
+            self._reach(batch.low, batch.high)
+        else:
+            self._count_all(batch.values)
+        exact = batch.numbers.to(torch.float64)
+        self._squares.add(exact * exact, spread.least**2, spread.largest**2)
+        self._sum.add(exact, spread.least, spread.largest)
+
+    def _count_all(self, values: Tensor) -> None:
+        """Count values of which some are NaN or infinite."""
         number = ~values.isnan()
         which = number, values == -math.inf, values == math.inf
         for count, of in zip(self._counts, which, strict=True):
             count += of.sum(dim=0)
-        low, high = self._ends
-        torch.minimum(low, torch.where(number, values, math.inf).amin(dim=0), out=low)
-        torch.maximum(high, torch.where(number, values, -math.inf).amax(dim=0), out=high)
-        exact = torch.where(finite, values, 0.0).to(torch.float64)
-        self._squares.add(exact * exact, least * least, largest * largest)
-        self._sum.add(exact, least, largest)
+        self._reach(
+            torch.where(number, values, math.inf).amin(dim=0),
+            torch.where(number, values, -math.inf).amax(dim=0),
+        )
+
+    def _reach(self, low: Tensor, high: Tensor) -> None:
+        torch.minimum(self._ends[0], low, out=self._ends[0])
+        torch.maximum(self._ends[1], high, out=self._ends[1])
 
     def drain(self) -> Arrays:
         """The `state` of such a summary since the last time."""
@@ -97,21 +119,33 @@ class HistogramTally:
     def __init__(self, edges: NDArray[np.float64], device: torch.device) -> None:
         units, ends = edges.shape
         self.columns = ends + 1
-        self._edges = torch.from_numpy(np.ascontiguousarray(edges)).to(device)
-        self._starts = torch.arange(units, device=device) * self.columns
+        self._edges = torch.from_numpy(_least_float32(_before_last(edges))).to(device)
+        self._starts = torch.arange(units, device=device)[:, None] * self.columns
         self._counts = Counts(units * self.columns, device)
 
-    def add(self, values: Tensor) -> None:
-        """Count values [n, units]."""
-        exact = values.T.to(torch.float64, memory_format=torch.contiguous_format)
-        column = torch.searchsorted(self._edges, exact.contiguous(), right=True)
-        column -= (exact == self._edges[:, -1:]).to(torch.int64)  # the last bin holds its right edge
-        column += self._starts[:, None]
-        self._counts.add(column.T, ~values.isnan())
+    def add(self, batch: BatchValues, spread: Spread) -> None:
+        """Count the values of a batch."""
+        values = batch.values.T.contiguous()
+        column = torch.searchsorted(self._edges, values, right=True, out_int32=True)
+        self._counts.add(column + self._starts, None if spread.all_finite else ~values.isnan())
 
     def drain(self) -> NDArray[np.int64]:
         """[units, bins + 2] since the last time."""
         return self._counts.drain().reshape(-1, self.columns)
+
+
+def _before_last(edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Edges whose last is behind the number that it was: the last bin holds its right edge."""
+    moved = edges.copy()
+    moved[:, -1] = np.nextafter(moved[:, -1], np.inf)
+    return moved
+
+
+def _least_float32(numbers: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The least float32 that is not below each number. A float32 is at or above either, or neither."""
+    with np.errstate(over="ignore"):
+        near = numbers.astype(np.float32)
+        return np.where(near < numbers, np.nextafter(near, np.float32(np.inf)), near)
 
 
 class BucketTally:
@@ -121,13 +155,15 @@ class BucketTally:
         self.shape = units, buckets, 1 + concepts
         self._counts = Counts(math.prod(self.shape), device)
 
-    def add(self, places: Tensor, finite: Tensor, concepts: Tensor) -> None:
-        """Count images by their places [n, units], unit * buckets + bucket, where these are finite; concepts:
-        the number of that of each image [n], or -1."""
-        of_all = places * self.shape[2]
+    def add(self, places: Tensor, finite: Tensor | None, concepts: Tensor) -> None:
+        """Count images by their places [n, units], unit * buckets + bucket, where these are finite (None:
+        everywhere); concepts: the number of that of each image [n], or -1."""
+        of_all = places.to(torch.int64)
+        if (columns := self.shape[2]) > 1:
+            of_all *= columns
+            known = (concepts >= 0)[:, None].expand_as(places)
+            self._counts.add(of_all + 1 + concepts[:, None], known if finite is None else known & finite)
         self._counts.add(of_all, finite)
-        if self.shape[2] > 1:
-            self._counts.add(of_all + 1 + concepts[:, None], finite & (concepts >= 0)[:, None])
 
     def drain(self) -> NDArray[np.int64]:
         """[units, buckets, 1 + concepts] since the last time."""
@@ -190,9 +226,9 @@ class Counts:
     def __init__(self, size: int, device: torch.device) -> None:
         self.of = torch.zeros(size + 1, dtype=torch.int64, device=device)
 
-    def add(self, places: Tensor, valid: Tensor) -> None:
-        """Count places [n, units], of those that are valid."""
-        where = torch.where(valid, places, len(self.of) - 1).flatten()
+    def add(self, places: Tensor, valid: Tensor | None) -> None:
+        """Count places, int64, of those that are valid; None: all are."""
+        where = (places if valid is None else torch.where(valid, places, len(self.of) - 1)).flatten()
         self.of.scatter_add_(
             0, where, torch.ones((), dtype=torch.int64, device=where.device).expand_as(where)
         )

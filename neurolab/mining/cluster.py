@@ -1,4 +1,8 @@
-"""Mining on a Ray cluster: spans of the source go out to actors, small parts come back in order."""
+"""Mining on a Ray cluster: runs of spans of the source go out to actors, and parts come back in order.
+
+A part has the summaries of all units, so it is large: some 10 KB of a unit, however many images it is of.
+Runs are long where there are many images, for their activations would be larger than that.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,13 @@ from neurolab.data.sources import Shard
 from neurolab.errors import NeurolabError
 from neurolab.mining.checkpoint import MiningState
 from neurolab.mining.forward import Forward
-from neurolab.mining.parts import Part, Span, Task, spans
+from neurolab.mining.parts import Part, Span, Task, runs, spans
 from neurolab.models.sites import find_site
 from neurolab.models.zoo import Model
 
 Edges = Mapping[str, NDArray[np.float64]]
-GROUPS_PER_SPAN = 16  # what is lost where an actor dies, and read again
+GROUPS_OF_RUN = 16, 256  # at least and at most: what is lost where an actor dies, and read again
+RUNS_OF_ACTOR = 8  # if there are enough groups: so that all actors end at about the same time
 
 
 @dataclass(frozen=True)
@@ -51,19 +56,19 @@ def require_ray() -> Any:
 
 @dataclass(frozen=True)
 class Order:
-    """What an actor is told: which spans of a source there are, and how to mine them."""
+    """What an actor is told: which runs of spans of a source there are, and how to mine them."""
 
     model: Any  # a reference to it in Ray's store
     sites: tuple[str, ...]
     only: Mapping[str, NDArray[np.int64]]
     task: Task
     settings: Mapping[str, Any]
-    spans: tuple[Span, ...]
+    runs: tuple[Sequence[Span], ...]
     edges: Edges | None
 
 
 class Miner:
-    """The actor: a model, loaded once, that mines the spans it is given the numbers of."""
+    """The actor: a model, loaded once, that mines the runs it is given the numbers of."""
 
     def __init__(self, order: Order) -> None:
         import ray
@@ -78,7 +83,7 @@ class Miner:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         part: Part | NeurolabError
         try:
-            part = self.order.task.mine(self.forward, self.order.spans[row["id"]], self.order.edges)
+            part = self.order.task.mine(self.forward, self.order.runs[row["id"]], self.order.edges)
         except NeurolabError as error:
             part = error  # of what is raised here, Ray Data would leave the text only
         # Both ends are processes of one program; what is unpickled comes from no file.
@@ -97,9 +102,9 @@ def mine_on_ray(
     forward: what each of them does, with a copy of its model; it is not entered here. Each part must be taken
     into `state` before the next is asked for. The first images are mined before the others, group by group:
     they tell the edges of the histograms, which all must share. An actor that dies is started again and its
-    span mined anew; what Ray sends back of a span are its summaries and the rows of its images. Raises
-    NeurolabError where Ray is not installed, or its cluster has no room for one actor; what an actor raises
-    of neurolab's own errors is raised here.
+    run mined anew; what Ray sends back of a run are its summaries and the rows of its images. Raises
+    NeurolabError where Ray is not installed, or no node of its cluster has room for an actor; what an actor
+    raises of neurolab's own errors is raised here.
     """
     ray = require_ray()
     with _connected(ray, cluster.address):
@@ -125,28 +130,37 @@ def _mine(
         only=forward.only,
         task=task,
         settings=dict(settings),
-        spans=(),
+        runs=(),
         edges=None,
     )
     shards = task.source.shards()
 
-    def run(chosen: Sequence[Span], edges: Edges | None) -> Iterator[Part]:
+    def mined(chosen: Sequence[Sequence[Span]], edges: Edges | None) -> Iterator[Part]:
         pool = ray.data.ActorPoolStrategy(size=min(count, len(chosen)))
-        told = {"order": replace(order, spans=tuple(chosen), edges=edges)}
+        told = {"order": replace(order, runs=tuple(chosen), edges=edges)}
         with _ordered(ray):
-            numbers = ray.data.range(len(chosen), override_num_blocks=len(chosen))
-            mined = numbers.map(Miner, fn_constructor_kwargs=told, compute=pool, **needs)
-            for row in mined.iter_rows():
+            # Rows that are there already: to make them, as `ray.data.range` does, takes a CPU that actors may
+            # have taken all.
+            rows = [{"id": number} for number in range(len(chosen))]
+            numbers = ray.data.from_items(rows, override_num_blocks=len(rows))
+            parts = numbers.map(Miner, fn_constructor_kwargs=told, compute=pool, **needs)
+            for row in parts.iter_rows():
                 part = pickle.loads(row["part"])
                 if isinstance(part, NeurolabError):
                     raise part
                 yield part
 
     while state.edges() is None and (chosen := _first(shards, state, task)):
-        yield from run(chosen, None)
-    rest = list(spans(shards, state.done, task.batch_size, GROUPS_PER_SPAN))
+        yield from mined([[span] for span in chosen], None)
+    rest = list(spans(shards, state.done, task.batch_size, GROUPS_OF_RUN[0]))
     if rest:
-        yield from run(rest, state.edges())
+        yield from mined(list(runs(rest, _groups_of_run(rest, count))), state.edges())
+
+
+def _groups_of_run(rest: Sequence[Span], actors: int) -> int:
+    """How many groups an actor is given at once."""
+    least, most = GROUPS_OF_RUN
+    return min(max(sum(span.groups for span in rest) // (actors * RUNS_OF_ACTOR), least), most)
 
 
 def _first(shards: Sequence[Shard], state: MiningState, task: Task) -> list[Span]:
@@ -181,15 +195,21 @@ def _on_cpu(model: Model) -> Model:
 
 
 def _room(ray: Any, needs: Mapping[str, int], asked: int | None) -> int:
-    """How many actors there is room for, up to those asked for."""
-    there = ray.cluster_resources()
+    """How many actors there is room for, each on one node, up to those asked for."""
     units = {"num_cpus": "CPU", "num_gpus": "GPU"}
-    room = min(int(there.get(units[name], 0) // count) for name, count in needs.items() if count)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = sum(
+        min(int(node.get(units[name], 0) // count) for name, count in needs.items() if count)
+        for node in nodes
+    )
     if room < 1:
-        has = ", ".join(f"{there.get(unit, 0):g} {unit}" for unit in units.values())
+        has = "; ".join(
+            ", ".join(f"{node.get(unit, 0):g} {unit}" for unit in units.values()) for node in nodes
+        )
         raise NeurolabError(
-            f"the Ray cluster has {has}; an actor needs {needs['num_cpus']} CPU (threads and decode workers) "
-            f"and {needs['num_gpus']} GPU: give fewer threads or workers, or a larger cluster"
+            f"no node of the Ray cluster has room: they have {has}; an actor needs {needs['num_cpus']} CPU "
+            f"(threads and decode workers) and {needs['num_gpus']} GPU: give fewer threads or workers, or a "
+            "larger node"
         )
     return room if asked is None else min(asked, room)
 

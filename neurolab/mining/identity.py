@@ -15,8 +15,9 @@ from neurolab.errors import AtlasError
 
 Identity = dict[str, dict[str, Any]]
 
-# What the bytes of a build depend on beside model, source and settings; a finished atlas is good with any.
-ENGINE = ("device", "precision", "threads", "torch")
+# What the last digits of a build depend on beside model, source and settings; a finished atlas is good with
+# any. A precision changes more than those.
+ENGINE = ("device", "threads", "torch")
 
 
 def unfinished(out: Path) -> Identity | None:

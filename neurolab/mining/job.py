@@ -136,7 +136,8 @@ class Job:
         """Take in what was mined elsewhere of the records behind those that are done."""
         with self.state.taking():
             self.state.append(part.state)
-            self._keep_images(part.items, part.embeddings)
+            embeddings = np.concatenate(part.embeddings) if part.embeddings else None
+            self._keep_images(part.items, embeddings)
 
     def _keep_images(self, items: Sequence[Item], embeddings: NDArray[np.float16] | None) -> None:
         with self._writing():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from neurolab.mining.passes import computed
 from neurolab.mining.remembered import Kept
 
 ENDLESS = 2**62
+GUESSED = 16  # groups of a shard of unknown length: a thousand images
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Span:
     first: int
     stop: int | None
 
+    @property
+    def groups(self) -> int:
+        """How many groups it has; of one whose end nobody knows, a guess."""
+        return GUESSED if self.stop is None else self.stop - self.first
+
     def ends(self, records: int, batch_size: int) -> bool:
         """Whether the shard is known to end with it, where so many records were read of it."""
         if self.stop is None or records < (self.stop - self.first) * batch_size:
@@ -39,11 +45,12 @@ class Span:
 
 @dataclass
 class Part:
-    """What was mined of a span: a state that counts images from 0, and what is known of each image."""
+    """What was mined of a run of spans: a state that counts images from 0, and what is known of each image;
+    of a model that embeds images, [n, D] for each batch."""
 
     state: MiningState
     items: list[Item] = field(default_factory=list)
-    embeddings: NDArray[np.float16] | None = None
+    embeddings: list[NDArray[np.float16]] = field(default_factory=list)
 
     @property
     def records(self) -> int:
@@ -53,7 +60,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Task:
-    """All that it takes to mine any span of a source, but the model."""
+    """All that it takes to mine any spans of a source, but the model."""
 
     source: Source
     transform: ImageTransform
@@ -62,13 +69,23 @@ class Task:
     workers: int
     concepts: Concepts | None = None
 
-    def mine(self, forward: Forward, span: Span, edges: Mapping[str, NDArray[np.float64]] | None) -> Part:
-        """Mine a span; `forward` is entered. edges: of the histograms by site, None while nobody has them."""
+    def mine(
+        self, forward: Forward, run: Sequence[Span], edges: Mapping[str, NDArray[np.float64]] | None
+    ) -> Part:
+        """Mine spans, each of which begins where the one before it ends; `forward` is entered. edges: of the
+        histograms by site, None while nobody has them."""
         # What comes before the edges are known is handed on as it is.
         kept = replace(self.kept, sample=ENDLESS)
         per_image = count_per_image(forward.sites, forward.reduction)
-        state = fresh_state(forward.sites, kept, edges, per_image)
-        part, embeddings = Part(state), []
+        part = Part(fresh_state(forward.sites, kept, edges, per_image))
+        for span in run:
+            self._mine_span(forward, span, part)
+        part.state.settle()
+        part.state.sieves = []  # which belong to the device here
+        return part
+
+    def _mine_span(self, forward: Forward, span: Span, part: Part) -> None:
+        before = part.records
         batches = load_batches(
             SpanSource(self.source, span, self.batch_size),
             self.transform,
@@ -76,17 +93,14 @@ class Task:
             workers=self.workers,
             done={span.shard.name: span.first},
         )
-        for batch, found, of_batch, concepts in computed(forward, batches, state, self.concepts):
-            state.take(replace(batch, ends=False), found, concepts)  # the end of the span, not of the shard
+        for batch, found, embeddings, concepts in computed(forward, batches, part.state, self.concepts):
+            # It may be the end of the span, and not of the shard.
+            part.state.take(replace(batch, ends=False), found, concepts)
             part.items += batch.items
-            if of_batch is not None:
-                embeddings.append(of_batch)
-        state.settle()
-        state.sieves = []  # which belong to the device here
-        part.embeddings = np.concatenate(embeddings) if embeddings else None
-        if span.ends(part.records, self.batch_size):
-            state.done[span.shard.name] = ALL_DONE
-        return part
+            if embeddings is not None:
+                part.embeddings.append(embeddings)
+        if span.ends(part.records - before, self.batch_size):
+            part.state.done[span.shard.name] = ALL_DONE
 
 
 class SpanSource(Source):
@@ -130,3 +144,15 @@ def spans(
         end = -(-shard.size // batch_size)
         for start in range(first, end, groups):
             yield Span(shard, start, min(start + groups, end))
+
+
+def runs(spans: Iterable[Span], groups: int) -> Iterator[list[Span]]:
+    """Spans in their order, as many together as have so many groups, the last of them included."""
+    run: list[Span] = []
+    for span in spans:
+        run.append(span)
+        if sum(one.groups for one in run) >= groups:
+            yield run
+            run = []
+    if run:
+        yield run

@@ -15,8 +15,8 @@ from neurolab.data.decode import ImageTransform
 from neurolab.data.sources import Record, Shard
 from neurolab.errors import NeurolabError, SourceError
 from neurolab.mining.checkpoint import MiningState
-from neurolab.mining.cluster import Cluster, _first, require_ray
-from neurolab.mining.parts import Task
+from neurolab.mining.cluster import Cluster, _first, _groups_of_run, require_ray
+from neurolab.mining.parts import Task, spans
 from neurolab.mining.remembered import Kept
 from tests.mining.small_build import NoiseSource, small_build
 from tests.mining.test_resume import digests
@@ -57,8 +57,8 @@ def two_nodes() -> Iterator[Any]:
 
     # Workers import this module by its name.
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes.add_node(num_cpus=1)
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    nodes.add_node(num_cpus=2)
     ray.init(nodes.address, log_to_driver=False)
     yield nodes
     ray.shutdown()
@@ -77,9 +77,10 @@ def test_an_actor_dies_and_the_files_are_those_of_one_process(tmp_path: Path, tw
     small_build(tmp_path / "whole", sample=SAMPLE)
     source = Deadly(tmp_path / "notes", record=9)
     source.folder.mkdir()
-    cluster = Cluster(two_nodes.address)
-    small_build(tmp_path / "ray", source, sample=SAMPLE, cluster=cluster)
-    assert ray.cluster_resources()["CPU"] == 2 and len(ray.nodes()) == 2
+    # An actor is as large as a node, so that they take all that there is.
+    cluster, large = Cluster(two_nodes.address), {"sample": SAMPLE, "workers": 1}
+    small_build(tmp_path / "ray", source, cluster=cluster, **large)
+    assert ray.cluster_resources()["CPU"] == 4 and len(ray.nodes()) == 2
     readers = {int(path.name) for path in source.folder.iterdir() if path.name.isdigit()}
     assert os.getpid() not in readers
     assert int((source.folder / "died").read_text()) in readers
@@ -89,12 +90,13 @@ def test_an_actor_dies_and_the_files_are_those_of_one_process(tmp_path: Path, tw
     # What one process has begun, a cluster goes on with.
     with pytest.raises(KeyboardInterrupt):
         small_build(tmp_path / "both", NoiseSource(fail_at=30), sample=SAMPLE)
-    small_build(tmp_path / "both", sample=SAMPLE, cluster=cluster)
+    small_build(tmp_path / "both", cluster=cluster, **large)
     assert digests(tmp_path / "both") == digests(tmp_path / "whole")
 
     with pytest.raises(SourceError, match="full of holes"):
         small_build(tmp_path / "broken", Broken(), cluster=cluster)
-    with pytest.raises(NeurolabError, match="has 2 CPU, 0 GPU; an actor needs 4 CPU"):
+    # Two nodes are no room for what neither has room for.
+    with pytest.raises(NeurolabError, match="have 2 CPU, 0 GPU; 2 CPU, 0 GPU; an actor needs 4 CPU"):
         small_build(tmp_path / "wide", threads=4, cluster=cluster)
 
 
@@ -105,6 +107,12 @@ def test_tokens_on_a_cluster(tmp_path: Path, two_nodes: Any) -> None:
     small_build(tmp_path / "whole", **settings)
     small_build(tmp_path / "ray", cluster=Cluster(two_nodes.address), **settings)
     assert digests(tmp_path / "ray") == digests(tmp_path / "whole")
+
+
+def test_actors_get_a_share_of_the_groups_at_once() -> None:
+    for groups, actors, expected in ((20_000, 16, 156), (20_000, 1, 256), (50, 2, 16)):
+        every = list(spans([Shard("one", groups * 8)], {}, 8, 16))
+        assert _groups_of_run(every, actors) == expected
 
 
 def test_what_is_mined_first_is_the_sample() -> None:

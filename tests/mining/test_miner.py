@@ -219,6 +219,10 @@ def test_other_engines_agree(tiny_clip: Model, image_folder: Path, tmp_path: Pat
         assert assert_agree(plain, build("kernels"), 1e-5) > 0
     with pytest.raises(AssertionError):
         assert_agree(plain, build("half", precision="bfloat16"), 1e-5)
+    # With other threads a finished atlas is what was asked for; with another precision it is not.
+    assert build("plain", threads=2).manifest == plain.manifest
+    with pytest.raises(AtlasError, match="precision was 'float32', is 'bfloat16'"):
+        build("plain", precision="bfloat16")
 
 
 def test_bad_images_are_listed_and_not_counted(tiny_clip: Model, image_folder: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from neurolab.mining import miner
 from neurolab.mining.checkpoint import MiningState
 from neurolab.mining.cluster import Cluster
 from neurolab.mining.forward import Forward
-from neurolab.mining.parts import Part, Span, SpanSource, Task, spans
+from neurolab.mining.parts import Part, Span, SpanSource, Task, runs, spans
 from neurolab.mining.remembered import Kept
 from neurolab.models.sites import find_site
 from tests.mining.small_build import SHARDS, NoiseSource, Unmeasured, small_build, small_model
@@ -45,8 +45,19 @@ def test_a_span_is_read_and_no_more(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text().split() == keys
 
 
-def in_parts(cuts: Sequence[int]) -> Any:
-    """What stands in for a cluster: all groups, cut there; parts of one cut are mined in any order."""
+def test_runs_are_of_as_many_groups_as_are_asked_for() -> None:
+    every = list(spans(SHARD_LIST, {}, 8, 2))  # of 2, 2, 1, 2 and 2 groups
+    assert [len(run) for run in runs(every, 3)] == [2, 2, 1]
+    assert [span for run in runs(every, 3) for span in run] == every
+    assert [len(run) for run in runs(every, 1)] == [1] * 5
+    assert list(runs([], 3)) == []
+    streams = list(spans([Shard("a", None), Shard("b", None), Shard("c", None)], {}, 8, 2))
+    assert [len(run) for run in runs(streams, 2 * streams[0].groups)] == [2, 1]
+
+
+def in_parts(cuts: Sequence[int], together: bool = False) -> Any:
+    """What stands in for a cluster: all groups, cut there; the parts of one cut are a run, or mined in any
+    order."""
 
     def mine(
         cluster: Cluster, forward: Forward, task: Task, settings: dict[str, Any], state: MiningState
@@ -55,20 +66,24 @@ def in_parts(cuts: Sequence[int]) -> Any:
         with forward:
             for start, stop in pairwise([0, *cuts, len(every)]):
                 edges = state.edges()  # those that are known when the cut begins
-                mined = {i: task.mine(forward, every[i], edges) for i in reversed(range(start, stop))}
+                if together:
+                    yield task.mine(forward, every[start:stop], edges)
+                    continue
+                mined = {i: task.mine(forward, [every[i]], edges) for i in reversed(range(start, stop))}
                 yield from (mined[i] for i in range(start, stop))
 
     return mine
 
 
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("sample", [1024, 20])
 @pytest.mark.parametrize("cuts", [[], [4], [1, 2, 3, 5, 6, 8]])
 def test_one_two_and_seven_parts_give_the_same_bytes(
-    cuts: list[int], sample: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cuts: list[int], sample: int, together: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = {"sample": sample, "coactivation": 64, "concepts": {"parity": ["odd", "even"]}}
     small_build(tmp_path / "whole", **more)
-    monkeypatch.setattr(miner, "mine_on_ray", in_parts(cuts))
+    monkeypatch.setattr(miner, "mine_on_ray", in_parts(cuts, together))
     small_build(tmp_path / "parts", cluster=Cluster(), **more)
     assert digests(tmp_path / "parts") == digests(tmp_path / "whole")
 
@@ -87,7 +102,7 @@ def test_the_end_of_a_stream_is_noted(tmp_path: Path) -> None:
     task = Task(source, ImageTransform((16, 16), "shortest", "bicubic", None), 8, Kept(k=2, bins=2), 0)
     with Forward(model, [find_site(model, "0")], "max") as forward:
         for span in (Span(shard, 0, 2), Span(shard, 2, 9), Span(shard, 4, None)):
-            states.append(task.mine(forward, span, None).state)
+            states.append(task.mine(forward, [span], None).state)
     assert [state.done for state in states] == [{"second": 2}, {"second": ALL_DONE}, {"second": ALL_DONE}]
     assert [state.records for state in states] == [16, 10, 0]
 
@@ -97,7 +112,7 @@ def test_a_span_to_the_end_of_a_shard_finishes_it() -> None:
     task = Task(NoiseSource(), ImageTransform((16, 16), "shortest", "bicubic", None), 8, Kept(k=2, bins=2), 0)
     with Forward(small_model(), [], "max") as forward:
         for span in spans(SHARD_LIST, {}, 8, 2):
-            state = task.mine(forward, span, None).state
+            state = task.mine(forward, [span], None).state
             ended = span in (Span(SHARD_LIST[0], 4, 5), Span(SHARD_LIST[1], 2, 4))
             assert state.done == {span.shard.name: ALL_DONE if ended else span.stop}
 

@@ -17,7 +17,7 @@ import secrets
 import struct
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +99,16 @@ def write_npz(path: str | Path, /, **arrays: np.ndarray) -> None:
     multiple of 64 bytes, so the same arrays give the same bytes and can be used where they lie. Never
     compressed. Raises AtlasError for arrays of objects (they would be pickled) and of structured types.
     """
+    write_npz_in_turn(path, ({name: arrays[name]} for name in sorted(arrays)))
+
+
+def write_npz_in_turn(path: str | Path, parts: Iterable[Mapping[str, np.ndarray]]) -> None:
+    """As `write_npz`, of parts that are asked for one after the other, in their order: no two of them have to
+    be in memory at once."""
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(arrays):
-            _write_member(archive, name, np.asarray(arrays[name], order="C"))
+        for part in parts:
+            for name, array in part.items():
+                _write_member(archive, name, np.asarray(array, order="C"))
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:

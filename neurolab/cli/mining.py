@@ -158,7 +158,7 @@ def plan_rows(found: Plan) -> dict[str, Any]:
         "sites": found.sites,
         "units": f"{found.units:,}",
         "images": unknown if found.images is None else f"{found.images:,}",
-        "memory": f"{decimal(found.memory)} for what is remembered, twice that while it is saved",
+        "memory": f"{decimal(found.memory)} for what is remembered, {decimal(found.saving)} more to save it",
         "activations": f"{decimal(found.activations)} for what is held of a batch's maps",
         "disk": unknown if found.disk is None else decimal(found.disk),
         "speed": f"{found.images_per_second:.1f} images/s",

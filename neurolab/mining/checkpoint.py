@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from neurolab.atlas.reductions import Reduced
 from neurolab.atlas.shards import ShardRow
-from neurolab.atlas.writing import read_npz, write_npz
+from neurolab.atlas.writing import read_npz, write_npz_in_turn
 from neurolab.data.items import Batch
 from neurolab.data.loader import ALL_DONE
 from neurolab.errors import AtlasError
@@ -173,12 +174,11 @@ class MiningState:
             "sites": list(self.sites),
         }
         text = json.dumps(about, ensure_ascii=True).encode()
-        arrays = {
-            f"{number}.{name}": array
+        of_sites = (
+            {f"{number}.{name}": array for name, array in summaries.state().items()}
             for number, summaries in enumerate(self.sites.values())
-            for name, array in summaries.state().items()
-        }
-        write_npz(path, about=np.frombuffer(text, np.uint8), **arrays)
+        )
+        write_npz_in_turn(path, chain([{"about": np.frombuffer(text, np.uint8)}], of_sites))
 
     @classmethod
     def load(cls, path: str | Path) -> MiningState:

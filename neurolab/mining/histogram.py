@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 State = dict[str, NDArray[np.generic]]
 
 SAMPLE = 1024  # images that the edges come from
+_NUMBERS_AT_ONCE = 1 << 16
 
 
 class Histogram:
@@ -75,38 +78,45 @@ class Histogram:
             self._fix_edges(margin=0.0)
 
     def _fix_edges(self, margin: float) -> None:
-        values = np.concatenate(self._waiting or [np.empty((0, self.units), np.float32)])
-        self.edges = equal_edges(values, self.bins, margin)
-        self._waiting = []
-        for start in range(0, len(values), 64):
-            self._count(values[start : start + 64])
+        # By blocks of units, and row after row: the sample is the largest thing that a site ever holds.
+        waiting, self._waiting = self._waiting or [np.empty((0, self.units), np.float32)], []
+        blocks = [
+            equal_edges(np.concatenate([rows[:, some] for rows in waiting]), self.bins, margin)
+            for some in _blocks(self.units, self.sample)
+        ]
+        self.edges = np.concatenate([np.empty((0, self.bins + 1)), *blocks])
+        while waiting:
+            self._count(waiting.pop(0))
 
     def _count(self, values: NDArray[np.float32]) -> None:
+        for some in _blocks(self.units, len(values)):
+            self._count_block(some, values[:, some])
+
+    def _count_block(self, some: slice, values: NDArray[np.float32]) -> None:
         assert self.edges is not None
-        exact = values.astype(np.float64)
-        first, last = self.edges[:, 0], self.edges[:, -1]
+        exact, edges = values.astype(np.float64), self.edges[some]
+        first, last = edges[:, 0], edges[:, -1]
         with np.errstate(invalid="ignore", over="ignore"):
             exact_place = (exact - first) * (self.bins / (last - first))
             edge = np.rint(exact_place)
             # Rounding can only matter where a value is next to an edge: there the edges themselves decide.
             near = np.flatnonzero(np.abs(exact_place - edge) < 1e-4)
         slots = np.floor(np.clip(exact_place, -1, self.bins)) + 1
-        units = near % self.units
-        slots.ravel()[near] = self._compare(exact.ravel()[near], units, edge.ravel()[near])
-        slots += np.arange(self.units) * (self.bins + 2)
+        units = near % len(edges)
+        slots.ravel()[near] = self._compare(exact.ravel()[near], edges[units], edge.ravel()[near])
+        slots += np.arange(len(edges)) * (self.bins + 2)
         missing = np.isnan(slots)
         counted = slots[~missing] if missing.any() else slots.ravel()
-        self._counts += np.bincount(counted.astype(np.intp), minlength=self._counts.size).reshape(
-            self._counts.shape
-        )
+        counts = self._counts[some]
+        counts += np.bincount(counted.astype(np.intp), minlength=counts.size).reshape(counts.shape)
 
     def _compare(
-        self, values: NDArray[np.float64], units: NDArray[np.int64], edge: NDArray[np.float64]
+        self, values: NDArray[np.float64], edges: NDArray[np.float64], edge: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """The column of values that lie next to edge number `edge` of their unit, or far outside."""
-        assert self.edges is not None
+        """The column of values [n] between edges [n, bins + 1] that lie next to edge number `edge`, or far
+        outside."""
         inside = np.clip(edge, 0, self.bins)
-        at = self.edges[units, inside.astype(np.intp)]
+        at = edges[np.arange(len(edges)), inside.astype(np.intp)]
         slots = inside + (values >= at)
         # The last bin holds its right edge.
         return np.where((inside == self.bins) & (values == at), self.bins, slots)
@@ -168,6 +178,12 @@ class Histogram:
         self._counts = state["counts"].astype(np.int64)
         self._waiting = [state["waiting"].astype(np.float32)] if len(state["waiting"]) else []
         return self
+
+
+def _blocks(units: int, rows: int) -> Iterator[slice]:
+    """Units by so many that so many rows of them stay in the cache."""
+    width = max(1, _NUMBERS_AT_ONCE // max(rows, 1))
+    return (slice(start, start + width) for start in range(0, units, width))
 
 
 def equal_edges(values: NDArray[np.float32], bins: int, margin: float) -> NDArray[np.float64]:

@@ -34,18 +34,19 @@ class Plan:
     """What a build will take.
 
     images: of the source, bad ones included; None for a stream, and with it what depends on it. memory: bytes
-    of the summaries, twice that while they are saved. activations: bytes, on the device, of the largest map
-    of one batch, for maps are not kept; with the reduction `token` of the tokens of all sites, which are.
-    disk: bytes of the atlas. images_per_second: of the probe, so `seconds` are what is left if it goes on
-    like that; on a GPU that of decoding and the network alone: the host has more to do than these in the
-    first some ten thousand images of a pass, and less later. effect: of a precision other than float32, on
-    the probe's images.
+    of the summaries, at most, and saving: about so many more while the state is saved, site by site.
+    activations: bytes, on the device, of the largest map of one batch, for maps are not kept; with the
+    reduction `token` of the tokens of all sites, which are. disk: bytes of the atlas. images_per_second: of
+    the probe, so `seconds` are what is left if it goes on like that; on a GPU that of decoding and the
+    network alone: the host has more to do than these in the first some ten thousand images of a pass, and
+    less later. effect: of a precision other than float32, on the probe's images.
     """
 
     sites: int
     units: int
     images: int | None
     memory: int
+    saving: int
     activations: int
     disk: int | None
     images_per_second: float
@@ -103,6 +104,7 @@ def plan(
         units=units,
         images=images,
         memory=units * in_memory,
+        saving=max(site.units for site in chosen) * in_memory,
         activations=batch_size * FLOAT * _held(chosen, reduction),
         disk=None if images is None else round(units * (on_disk + embedding) + images * image_bytes),
         images_per_second=rate,

@@ -191,9 +191,10 @@ _KINDS: dict[str, Any] = {
 
 
 def bytes_per_unit(kept: Kept, per_image: int = 1) -> tuple[int, int]:
-    """What is remembered of a unit takes in memory and, written down, in the atlas.
+    """What is remembered of a unit takes in memory at most and, written down, in the atlas.
 
-    per_image: how many observations an image is.
+    Most it takes just before the edges of the histogram are known, for until then the sample waits, and for
+    the co-activations once more. per_image: how many observations an image is.
     """
     few = 64
     edges = np.tile(np.linspace(0.0, 1.0, kept.bins + 1), (few, 1))
@@ -201,7 +202,9 @@ def bytes_per_unit(kept: Kept, per_image: int = 1) -> tuple[int, int]:
     parts = [summaries.exemplars(), summaries.statistics(), *summaries.others().values()]
     written = [images_and_places(part, per_image) for part in parts]
     memory = sum(_array_bytes(part) for part in summaries.parts().values())
-    return -(-memory // few), -(-sum(array.nbytes for arrays in written for array in arrays.values()) // few)
+    waiting = kept.sample * np.dtype(np.float32).itemsize * (2 if kept.coactivation else 1)
+    disk = sum(array.nbytes for arrays in written for array in arrays.values())
+    return -(-memory // few) + waiting, -(-disk // few)
 
 
 def _array_bytes(thing: Any) -> int:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from neurolab.atlas.reductions import Reduced
+from neurolab.data.items import Batch, Item
 from neurolab.data.sources import Record, Shard
 from neurolab.errors import SourceError
-from neurolab.mining.checkpoint import MiningState
+from neurolab.mining.checkpoint import MiningState, fresh_state
 from neurolab.mining.miner import mine
 from neurolab.mining.plan import plan
 from neurolab.mining.remembered import Kept, SiteSummaries, bytes_per_unit
+from neurolab.models.sites import Site
 from neurolab.models.zoo import Model
 from tests.mining.small_build import NoiseSource, small_model
 
@@ -58,7 +62,8 @@ def test_a_plan_is_what_a_build_takes(tiny_clip: Model, image_folder: Path, tmp_
     for summaries in states[-1].sites.values():
         summaries.others()
     held = sum(array.nbytes for summaries in states[-1].sites.values() for array in arrays_of(summaries))
-    assert found.memory == pytest.approx(held, rel=0.02)
+    waited = found.units * KEPT.sample * 4 * 2  # for the histograms and for the co-activations
+    assert found.memory == pytest.approx(held + waited, rel=0.02)
     written = sum(path.stat().st_size for path in atlas.path.rglob("*") if path.is_file())
     assert found.disk == pytest.approx(written, rel=0.25)
     shapes = [atlas.site(site).shape for site in sites]
@@ -96,3 +101,29 @@ def test_bytes_grow_with_what_is_kept() -> None:
     memory, disk = bytes_per_unit(Kept())
     for more in (Kept(bottom=90), Kept(bucket_images=32), Kept(coactivation=64), Kept(k=200), Kept(bins=128)):
         assert bytes_per_unit(more)[0] > memory and bytes_per_unit(more)[1] > disk
+
+
+def test_memory_is_no_more_than_stated(tmp_path: Path) -> None:
+    """Over many more images than the sample; and one site after the other is saved."""
+    kept, units, images = replace(KEPT, sample=256), 1500, 400
+    names = ["a", "b", "c", "d"]
+    sites = [Site(name, name, "linear", units, (), "vector") for name in names]
+    stated = bytes_per_unit(kept)[0] * units * len(names)
+    rng = np.random.default_rng(0)
+    tracemalloc.start()
+    try:
+        state = fresh_state(sites, kept)
+        for start in range(0, images, 16):
+            values = rng.standard_normal((16, units), dtype=np.float32)
+            reduced = Reduced(values, np.zeros(values.shape, np.int32))
+            items = [Item(f"{start + i}", (), {}, 1, 1, b"") for i in range(16)]
+            batch = Batch("s", start // 16, np.empty((16, 0)), items, [], start, start + 16)
+            state.take(batch, dict.fromkeys(names, reduced))
+        _, peak = tracemalloc.get_traced_memory()
+        assert 0.9 * stated < peak < 1.15 * stated
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        state.save(tmp_path / "state.npz")
+        assert tracemalloc.get_traced_memory()[1] - held < 1.5 * stated / len(names)
+    finally:
+        tracemalloc.stop()

@@ -25,7 +25,9 @@ class ActivationBuckets:
     which `buckets` buckets, whose edges are its multiples, cover what was seen (so there are between half of
     them and all, and 0 is an edge). When the range grows, two buckets become one. In each, the images with
     the lowest hashes are kept (`draw_hashes`): a uniform draw without replacement, the same for every order
-    and sharding. NaN and infinities are left out.
+    and sharding. An image has one hash for all units: the draw of a unit is as good as any, but those of
+    several units share images more often than chance would have it (and people have fewer to look at), so
+    they are no independent samples of the source. NaN and infinities are left out.
 
     Where images are of so many `concepts` (labels, or what the model itself takes them for), those of each
     bucket are counted: P(concept | activation), of all images and not of those drawn.

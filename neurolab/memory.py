@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import threading
 from collections.abc import Callable, Iterator
@@ -49,6 +50,14 @@ def freed_memory_kept() -> Iterator[bool]:
                 for option, value in USUAL.items():
                     mallopt(option, value)
                 ctypes.CDLL(None).malloc_trim(0)
+
+
+def installed_memory() -> int | None:
+    """Bytes of memory that this machine has; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def _mallopt() -> Callable[[int, int], int] | None:

@@ -46,8 +46,10 @@ def share_below(site: SiteArrays, values: ArrayLike, units: NDArray[np.int64]) -
     below = np.cumsum(counts, axis=1, dtype=np.float64)
     cell = np.clip((places <= value[:, None]).sum(axis=1) - 1, 0, counts.shape[1] - 1)
     row = np.arange(len(units))
-    start, width = places[row, cell], places[row, cell + 1] - places[row, cell]
-    inside = np.clip((value - start) / np.where(width > 0, width, 1.0), 0.0, 1.0)
+    start, end = places[row, cell], places[row, cell + 1]
+    with _infinities():
+        width = end - start
+        inside = np.clip((value - start) / np.where(width > 0, width, 1.0), 0.0, 1.0)
     passed = below[row, cell] - counts[row, cell] * (1.0 - inside)
     share = passed / np.maximum(below[:, -1], 1.0)
     share = np.where(value >= high, 1.0, np.where(value <= low, 0.0, share))
@@ -64,11 +66,17 @@ def skewness(site: SiteArrays, units: NDArray[np.int64]) -> NDArray[np.float64]:
     sd = np.asarray(site.sd[units], np.float64)
     varies = np.isfinite(sd) & (sd > 0)
     scale = np.where(varies, sd, 1.0)[:, None]
-    ends = (places - np.nan_to_num(site.mean[units])[:, None]) / scale
-    middle, half = (ends[:, 1:] + ends[:, :-1]) / 2, np.diff(ends, axis=1) / 2
-    total = np.maximum(counts.sum(axis=1), 1)
-    cubes = (counts * middle * (middle * middle + half * half)).sum(axis=1) / total
+    with _infinities():
+        ends = (places - np.nan_to_num(site.mean[units])[:, None]) / scale
+        middle, half = (ends[:, 1:] + ends[:, :-1]) / 2, np.diff(ends, axis=1) / 2
+        total = np.maximum(counts.sum(axis=1), 1)
+        cubes = (counts * middle * (middle * middle + half * half)).sum(axis=1) / total
     return np.where(varies, cubes, np.nan)
+
+
+def _infinities() -> np.errstate:
+    """Around arithmetic with a unit's extremes: from infinite ones come numbers that are not used, or NaN."""
+    return np.errstate(invalid="ignore", over="ignore")
 
 
 def _cells(

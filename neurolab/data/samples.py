@@ -47,6 +47,8 @@ def sample_record(
     if "cls" in sample:
         known.add_class(load(sample["cls"]), f"{key}.cls")
     found = [extension for extension in IMAGE_EXTENSIONS if extension in sample]
+    if len(found) > 1:
+        known.notes.append(f"it has several images, {', '.join(found)}: the first is taken")
     if found:
         payload: bytes | Unreadable = load(sample[found[0]])
     else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurolab.errors import BadImageError
+from neurolab.errors import BadImageError, SourceError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,6 +44,7 @@ class Record:
 
     ``key`` is unique in the source and the same on every machine. ``payload`` is the encoded image, the path
     of its file, or a drawing. ``notes`` say what was wrong beside the image (captions that cannot be read).
+    Raises SourceError for texts that are none: they would end a build where it writes them down.
     """
 
     key: str
@@ -51,6 +52,15 @@ class Record:
     captions: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        several = self.captions, tuple(self.labels), tuple(self.labels.values()), self.notes
+        for texts in ((self.key,), *several):
+            if not isinstance(texts, tuple) or not all(isinstance(text, str) for text in texts):
+                raise SourceError(
+                    f"the record {self.key!r} has {texts!r} for texts: its key and labels are strings, its "
+                    "captions and notes tuples of strings; see to the source that gives it"
+                )
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from neurolab.models.zoo import Model
 
 Edges = Mapping[str, NDArray[np.float64]]
 GROUPS_OF_RUN = 16, 256  # at least and at most: what is lost where an actor dies, and read again
+RETRIES = 3  # of a run whose actor died
 RUNS_OF_ACTOR = 8  # if there are enough groups: so that all actors end at about the same time
 
 
@@ -143,18 +144,40 @@ def _mine(
             # have taken all.
             rows = [{"id": number} for number in range(len(chosen))]
             numbers = ray.data.from_items(rows, override_num_blocks=len(rows))
-            parts = numbers.map(Miner, fn_constructor_kwargs=told, compute=pool, **needs)
-            for row in parts.iter_rows():
-                part = pickle.loads(row["part"])
-                if isinstance(part, NeurolabError):
-                    raise part
-                yield part
+            parts = numbers.map(
+                Miner,
+                fn_constructor_kwargs=told,
+                compute=pool,
+                ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
+                **needs,
+            )
+            came = 0
+            try:
+                for row in parts.iter_rows():
+                    part = pickle.loads(row["part"])
+                    if isinstance(part, NeurolabError):
+                        raise part
+                    yield part
+                    came += 1
+            except ray.exceptions.RayError as error:
+                raise _lost(chosen[came:], error) from error
 
     while state.edges() is None and (chosen := _first(shards, state, task)):
         yield from mined([[span] for span in chosen], None)
     rest = list(spans(shards, state.done, task.batch_size, GROUPS_OF_RUN[0]))
     if rest:
         yield from mined(list(runs(rest, _groups_of_run(rest, count))), state.edges())
+
+
+def _lost(left: Sequence[Sequence[Span]], error: Exception) -> NeurolabError:
+    """What to say when Ray has given up on some of the runs that are left."""
+    first = left[0][0] if left else None
+    where = f"at or behind batch {first.first} of {first.shard.name}" if first else "at the end"
+    return NeurolabError(
+        f"actors died {RETRIES + 1} times over the same images, or Ray cannot go on, {where}: "
+        f"{str(error).strip().splitlines()[0]}. What came before is kept: see to the machines (is their "
+        "memory short?), or look for the image without --ray, and start the same build again"
+    )
 
 
 def _groups_of_run(rest: Sequence[Span], actors: int) -> int:

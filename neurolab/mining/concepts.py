@@ -48,7 +48,8 @@ class Concepts:
         return cls(names, None, embedded.to("cpu", torch.float64).numpy())
 
     def numbers(self, items: Sequence[Item], embeddings: NDArray[np.float16] | None) -> NDArray[np.int64]:
-        """The number of each image's concept [n]; -1 where it has no such label, or an unknown one."""
+        """The number of each image's concept [n]; -1 where it has no such label, or an unknown one, and where
+        its embedding has no direction: NaN, infinite or 0."""
         if self.column is not None:
             known = {name: number for number, name in enumerate(self.names)}
             return np.array([known.get(item.labels.get(self.column, ""), -1) for item in items], np.int64)
@@ -56,5 +57,7 @@ class Concepts:
         if embeddings is None:
             return np.full(len(items), -1)
         # einsum, unlike a matrix product, adds up in an order that no number of threads changes.
-        cosines = np.einsum("nd,cd->nc", embeddings.astype(np.float64), self.directions)
-        return cosines.argmax(axis=1)
+        exact = embeddings.astype(np.float64)
+        cosines = np.einsum("nd,cd->nc", np.nan_to_num(exact), self.directions)
+        points = np.isfinite(exact).all(axis=1) & (exact != 0).any(axis=1)
+        return np.where(points, cosines.argmax(axis=1), -1)

@@ -18,6 +18,7 @@ from neurolab.data.decode import ImageTransform
 from neurolab.data.loader import load_batches
 from neurolab.data.sources import Source, open_source
 from neurolab.errors import AtlasError
+from neurolab.memory import installed_memory
 from neurolab.mining.cluster import Cluster, mine_on_ray
 from neurolab.mining.concepts import Concepts
 from neurolab.mining.identity import Identity, clear, same_build, unfinished
@@ -80,12 +81,13 @@ def mine(
     projections are kept of each unit, by which any two are correlated (0: none, else a multiple of 64; 512 is
     usual). thumbnail: longest side in pixels, None for none.
 
-    device: where the model is moved first; threads: of torch, on the CPU (default: as torch is set, or as the
-    build that is gone on with). precision: what the network computes in, "float32", "bfloat16" or "float16";
-    values are float32. workers: decode processes (default: one less than there are processors, at most 8;
-    for each actor of a cluster, 1). cluster: mine on Ray (`neurolab.mining.cluster`); the files are the same
-    to the byte. overwrite: throw away what another build has left in `out`. Where the model gives image
-    embeddings, they are kept as well, and each unit gets the mean of its exemplars'.
+    device: where the model is moved first; threads: of torch, on the CPU (default: those of the build that is
+    gone on with, or as torch is set, on a cluster less the workers). precision: what the network computes in,
+    "float32", "bfloat16" or "float16"; values are float32. workers: decode processes (default: one less than
+    there are processors, at most 8; for each actor of a cluster, 1). cluster: mine on Ray
+    (`neurolab.mining.cluster`); the files are the same to the byte. overwrite: throw away what another build
+    has left in `out`. Where the model gives image embeddings, they are kept as well, and each unit gets the
+    mean of its exemplars'.
 
     Raises UnknownSiteError; SourceError when the source cannot be read or holds no readable image; AtlasError
     when `out` holds something else or is being written by another process, and for settings that cannot be.
@@ -101,6 +103,10 @@ def mine(
     opened = open_source(source)
     opened = opened if limit is None else opened.limit(limit)
     chosen, only = find_units(model, sites, units, reduction)
+    count = sum(len(only.get(site.name, range(site.units))) for site in chosen)
+    memory = _needed(count, kept)
+    if workers is None:
+        workers = default_workers() if cluster is None else 1
     with status(progress, f"Hashing {opened.location}"):
         about = opened.describe()
     check_number(about["size"] or 0, count_per_image(chosen, reduction))
@@ -109,7 +115,11 @@ def mine(
         settings["units"] = {name: of.tolist() for name, of in only.items()}
     if sorts is not None:
         settings |= {"concept_label": sorts.column, "concept_names": list(sorts.names)}
-    identity = _identity(model, about, chosen, settings | {"precision": precision}, threads, out)
+    # An actor of a cluster has workers beside its threads: on a machine like this one there is room for both.
+    usual = torch.get_num_threads() if cluster is None else max(1, torch.get_num_threads() - workers)
+    identity = _identity(
+        model, about, chosen, settings | {"precision": precision}, threads or _begun(out) or usual
+    )
     atlas = same_build(out, identity, overwrite=overwrite)
     if atlas is not None:
         return atlas
@@ -118,10 +128,6 @@ def mine(
     by_name = {site.name: site for site in chosen}
     chosen = [by_name[name] for name in identity["settings"]["sites"]]
     transform = ImageTransform(model.image_size, model.resize_mode, model.interpolation, thumbnail)
-    if workers is None:
-        workers = default_workers() if cluster is None else 1
-    count = sum(len(only.get(site.name, range(site.units))) for site in chosen)
-    memory = decimal(count * bytes_per_unit(kept)[0])
     say(progress, f"{len(chosen)} sites, {count:,} units: {memory} of memory for what is remembered of them")
     with ExitStack() as stack:
         stack.enter_context(_torch_threads(identity["settings"]["threads"]))
@@ -149,26 +155,35 @@ def mine(
         return job.finish()
 
 
+def _needed(units: int, kept: Kept) -> str:
+    """The memory for so many units, in words; AtlasError where the machine has not as much."""
+    needed, there = units * bytes_per_unit(kept)[0], installed_memory()
+    if there is not None and needed > there:
+        raise AtlasError(
+            f"{units:,} units need {decimal(needed)} of memory for what is remembered of them, and this "
+            f"machine has {decimal(there)}: keep less of each (k is {kept.k:,}, sample {kept.sample:,}, "
+            f"bucket_images {kept.bucket_images:,}, coactivation {kept.coactivation:,}), or mine fewer units "
+            "at a time"
+        )
+    return decimal(needed)
+
+
 def _identity(
-    model: Model,
-    source: dict[str, Any],
-    sites: Sequence[Site],
-    settings: dict[str, Any],
-    threads: int | None,
-    out: Path,
+    model: Model, source: dict[str, Any], sites: Sequence[Site], settings: dict[str, Any], threads: int
 ) -> Identity:
-    """What the build is made from. The number of threads, if not given, is that of the build gone on with."""
-    before = unfinished(out) if threads is None else None
-    engine = {
-        "device": model.device.type,
-        "threads": threads or (before or {}).get("settings", {}).get("threads") or torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
+    """What the build is made from."""
+    engine = {"device": model.device.type, "threads": threads, "torch": torch.__version__}
     return {
         "model": describe_model(model),
         "source": source,
         "settings": settings | {"sites": [site.name for site in sites]} | engine,
     }
+
+
+def _begun(out: Path) -> int | None:
+    """The number of threads of the build that is gone on with; None where there is none."""
+    threads = (unfinished(out) or {}).get("settings", {}).get("threads")
+    return None if threads is None else int(threads)
 
 
 def default_workers() -> int:

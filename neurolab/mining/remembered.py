@@ -196,7 +196,7 @@ def bytes_per_unit(kept: Kept, per_image: int = 1) -> tuple[int, int]:
     Most it takes just before the edges of the histogram are known, for until then the sample waits, and for
     the co-activations once more. per_image: how many observations an image is.
     """
-    few = 64
+    few = min(64, max(1, 2**20 // (kept.k + kept.bottom + kept.buckets * kept.bucket_images)))
     edges = np.tile(np.linspace(0.0, 1.0, kept.bins + 1), (few, 1))
     summaries = SiteSummaries.empty(few, kept, edges)
     parts = [summaries.exemplars(), summaries.statistics(), *summaries.others().values()]

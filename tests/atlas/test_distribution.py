@@ -106,6 +106,19 @@ def test_skewness_is_near_that_of_the_images(site: SiteArrays) -> None:
     np.testing.assert_allclose(estimate, stats.skew(activations), atol=0.03)
 
 
+@pytest.mark.filterwarnings("error")
+def test_infinite_activations_are_no_reason_to_warn(site: SiteArrays) -> None:
+    activations = np.float32(np.random.default_rng(0).normal(size=(50, 3)))
+    edges = wide_edges(activations)
+    found = site_of(activations, edges, site)
+    found.min[0], found.edges[0, 0] = -np.inf, -np.inf
+    found.max[1], found.edges[1, -1] = np.inf, np.inf
+    found.sd[:2], found.mean[:2] = np.nan, (-np.inf, np.inf)
+    units, last = np.arange(3), edges[:, -1]
+    assert share_below(found, last + 1, units).tolist() == [1.0, pytest.approx(1.0), 1.0]
+    assert np.isnan(skewness(found, units)).tolist() == [True, True, False]
+
+
 def test_units_that_never_vary_have_no_z_and_no_skewness(site: SiteArrays) -> None:
     still = replace(site, sd=np.array([0.0, 1.0, np.nan, 2.0]))
     with np.errstate(all="raise"):

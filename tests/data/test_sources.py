@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -212,3 +213,12 @@ def test_reading_sources_needs_no_torch() -> None:
 def test_shards_are_values() -> None:
     assert Shard("a", 3) == Shard("a", 3)
     assert Record("a", b"").labels == {}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"key": 1}, {"captions": (1,)}, {"captions": "a dog"}, {"labels": {"kind": 3}}, {"notes": (None,)}],
+)
+def test_texts_that_are_none_are_refused_where_they_are_given(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SourceError, match="for texts: its key and labels are strings"):
+        Record(**{"key": "a", "payload": b""} | wrong)

@@ -69,6 +69,17 @@ def test_a_sample_without_image_is_unreadable_and_keeps_its_place(tmp_path: Path
         assert isinstance(third.payload, Unreadable)
 
 
+def test_of_several_images_of_a_sample_the_first_is_taken_and_it_says_so(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", [("a.png", b"second"), ("a.jpg", b"first"), ("b.jpg", b"only")])
+    for source in both(path):
+        several, single = list(source)
+        assert (several.payload, several.notes) == (
+            b"first",
+            ("it has several images, jpg, png: the first is taken",),
+        )
+        assert single.notes == ()
+
+
 def test_duplicates(tmp_path: Path) -> None:
     a, b = encoded(1), encoded(2)
     path = write_tar(

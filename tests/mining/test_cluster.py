@@ -14,6 +14,7 @@ import pytest
 from neurolab.data.decode import ImageTransform
 from neurolab.data.sources import Record, Shard
 from neurolab.errors import NeurolabError, SourceError
+from neurolab.mining import cluster as cluster_module
 from neurolab.mining.checkpoint import MiningState
 from neurolab.mining.cluster import Cluster, _first, _groups_of_run, require_ray
 from neurolab.mining.parts import Task, spans
@@ -28,17 +29,20 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'neur
 
 
 class Deadly(NoiseSource):
-    """Kills the process that reads a certain record, the first time; and notes which process read what."""
+    """Kills the process that reads a certain record, the first time or always; and notes which process read
+    what."""
+
+    always = False
 
     def __init__(self, folder: Path, record: int) -> None:
         super().__init__()
-        self.folder, self.record = folder, record
+        self.folder, self.record, self.again = folder, record, self.always
 
     def read(self, shard: Shard, start: int = 0, stop: int | None = None) -> Iterator[Record]:
         for number, record in enumerate(super().read(shard, start, stop), start):
             (self.folder / f"{os.getpid()}").touch()
             died = self.folder / "died"
-            if (shard.name, number) == ("second", self.record) and not died.exists():
+            if (shard.name, number) == ("second", self.record) and (self.again or not died.exists()):
                 died.write_text(str(os.getpid()))
                 os.kill(os.getpid(), signal.SIGKILL)
             yield record
@@ -98,6 +102,25 @@ def test_an_actor_dies_and_the_files_are_those_of_one_process(tmp_path: Path, tw
     # Two nodes are no room for what neither has room for.
     with pytest.raises(NeurolabError, match="have 2 CPU, 0 GPU; 2 CPU, 0 GPU; an actor needs 4 CPU"):
         small_build(tmp_path / "wide", threads=4, cluster=cluster)
+
+
+def test_an_actor_that_dies_each_time_ends_the_build(
+    tmp_path: Path, two_nodes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what came before it is gone on from."""
+    monkeypatch.setattr(cluster_module, "RETRIES", 1)
+    monkeypatch.setattr(cluster_module, "GROUPS_OF_RUN", (2, 2))
+    monkeypatch.setattr(Deadly, "always", True)
+    small_build(tmp_path / "whole", sample=SAMPLE)
+    source = Deadly(tmp_path / "notes", record=9)
+    source.folder.mkdir()
+    cluster, large = Cluster(two_nodes.address), {"sample": SAMPLE, "workers": 1}
+    with pytest.raises(NeurolabError, match=r"died 2 times over the same images.* at or behind batch \d of"):
+        small_build(tmp_path / "ray", source, cluster=cluster, **large)
+    log = tmp_path / "log"
+    small_build(tmp_path / "ray", NoiseSource(log), sample=SAMPLE)
+    assert digests(tmp_path / "ray") == digests(tmp_path / "whole")
+    assert "first/0" not in log.read_text().splitlines()
 
 
 def test_tokens_on_a_cluster(tmp_path: Path, two_nodes: Any) -> None:

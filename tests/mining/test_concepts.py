@@ -44,6 +44,12 @@ def test_zero_shot_labels_are_the_closest_text(tiny_clip: Model) -> None:
     assert np.unique(found.numbers([item()] * 50, embeddings.numpy())).size > 1
 
 
+def test_an_embedding_without_direction_is_of_no_concept() -> None:
+    found = Concepts(("right", "up"), None, np.eye(2))
+    rows = [[np.nan, 1], [np.inf, 0], [0, -np.inf], [0, 0], [0, 1], [-1, -2]]
+    assert found.numbers([item()] * 6, np.array(rows, np.float16)).tolist() == [-1, -1, -1, -1, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("asked", "match"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ from torch import Tensor, nn
 import neurolab
 from neurolab.atlas import Atlas
 from neurolab.errors import AtlasError, SourceError, UnknownSiteError
+from neurolab.memory import installed_memory
+from neurolab.mining import miner
+from neurolab.mining.cluster import Cluster
 from neurolab.models.zoo import Model, wrap_model
+from tests.mining.small_build import NoiseSource, small_build
 
 SITES = ["layer2.0", "layer4.0", "attnpool"]
 K, BATCH = 7, 10
@@ -330,3 +335,34 @@ def test_progress_is_told(
     assert said.out == ""
     assert f"Hashing {image_folder}" in said.err
     assert "Mining tiny: 24 of 24 images" in said.err and "images/s" in said.err
+
+
+def test_what_no_memory_holds_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = installed_memory()
+    assert there is None or there > 2**28
+    monkeypatch.setattr(miner, "installed_memory", lambda: 10**6)
+    source = NoiseSource()
+    with pytest.raises(AtlasError, match=r"16 units need .* MB of memory .*machine has 1.0 MB.*k is 100,000"):
+        small_build(tmp_path / "atlas", source, k=100_000)
+    assert source.count == 0 and not (tmp_path / "atlas").exists()
+
+
+def test_an_actor_of_a_cluster_has_room_for_its_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def note(
+        cluster: Cluster, forward: Any, task: Any, settings: dict[str, Any], state: Any
+    ) -> Iterator[Any]:
+        seen.append(settings | {"workers": task.workers})
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(miner, "mine_on_ray", note)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    for workers, threads, expected in ((None, None, (1, 5)), (8, None, (8, 1)), (2, 3, (2, 3))):
+        out = tmp_path / f"{workers}"
+        with pytest.raises(KeyboardInterrupt):
+            small_build(out, workers=workers, threads=threads, cluster=Cluster())
+        assert (seen[-1]["workers"], seen[-1]["threads"]) == expected

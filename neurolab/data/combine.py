@@ -123,6 +123,7 @@ class LimitedSource(Source):
 
 
 def _stem(location: str) -> str:
+    location = location.removeprefix("folder:")
     name = PurePath(location.rstrip("/")).name or location
     return PurePath(name).stem.replace("/", "-") or "source"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from neurolab.data.annotations import Annotation
@@ -11,8 +11,9 @@ from neurolab.data.hashing import ContentHash
 from neurolab.data.sources import Record, Shard, Source
 from neurolab.errors import SourceError
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif"),
+    *(".bmp", ".tif", ".tiff", ".ppm", ".pgm"),
 )
 SIDECAR_SUFFIXES = (".txt", ".json")
 SHARD_SIZE = 1000
@@ -29,15 +30,18 @@ class FolderSource(Source):
 
     kind = "folder"
 
-    def __init__(self, folder: str | Path, *, empty: bool = False) -> None:
-        """``empty`` says whether a folder without images is allowed; else it raises SourceError."""
+    def __init__(
+        self, folder: str | Path, location: str | None = None, files: Iterable[str] | None = None
+    ) -> None:
+        """files: what `files_below` found there, where somebody has looked already."""
         self.folder = Path(folder)
-        self.location = str(folder)
-        self._files = sorted(_image_files(self.folder), key=_sort_key)
-        if not self._files and not empty:
+        self.location = location if location is not None else str(folder)
+        found = files_below(self.folder, IMAGE_SUFFIXES) if files is None else files
+        self._files = sorted(found, key=_sort_key)
+        if not self._files:
             raise SourceError(
                 f"{folder} has no images below it: neurolab reads {', '.join(sorted(IMAGE_SUFFIXES))}, "
-                "tar shards (.tar) and Parquet tables (.parquet)"
+                "tar shards (.tar, .tar.gz, ...) and Parquet tables (.parquet)"
             )
         self._hash: str | None = None
 
@@ -100,12 +104,13 @@ def _sort_key(name: str) -> tuple[bytes, ...]:
     return tuple(os.fsencode(name).split(b"/"))
 
 
-def _image_files(folder: Path) -> Iterator[str]:
-    """POSIX paths of the image files below a folder, relative to it.
+def files_below(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
+    """POSIX paths of the files below a folder whose names end in one of some suffixes, relative to it.
 
     Real folders are walked first and linked ones after them, each real folder once: a loop of links ends, and
     what can be reached without a link is named without it.
     """
+    wanted = tuple(suffixes)
     seen: set[tuple[int, int]] = set()
     linked: list[str] = []
     pending = [""]
@@ -117,7 +122,7 @@ def _image_files(folder: Path) -> Iterator[str]:
             name = f"{relative}/{entry.name}" if relative else entry.name
             if _is_folder(entry):
                 (linked if entry.is_symlink() else pending).append(name)
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and _is_file_or_broken(entry):
+            elif entry.name.lower().endswith(wanted) and _is_file_or_broken(entry):
                 yield name
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import glob
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from neurolab.data.combine import ConcatSource
-from neurolab.data.folder import IMAGE_SUFFIXES, FolderSource
+from neurolab.data.folder import IMAGE_SUFFIXES, FolderSource, files_below
 from neurolab.data.parquet import ParquetSource, SavedSource
 from neurolab.data.selected import SelectedSource, split_selection
 from neurolab.data.sources import Source
@@ -17,7 +19,9 @@ from neurolab.data.streams import TarStreamSource
 from neurolab.data.tars import TarSource
 from neurolab.errors import SourceError
 
-COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+SHARD_SUFFIXES = (".tar", ".parquet", *COMPRESSED_TARS)
+FOLDER = "folder:"
 KINDS = (
     "a folder of images, .tar shards, .parquet files, a folder of datasets.save_to_disk, a URL of shards, "
     'hf:NAME[:SPLIT], or "demo"'
@@ -50,16 +54,41 @@ def _open_one(spec: str | Path) -> Source:
             from neurolab.data.hub import open_hub
 
             return open_hub(spec.removeprefix("hf:"))
+        if spec.startswith(FOLDER):
+            return _open_images(spec)
         if spec.startswith("pipe:"):
             raise SourceError(f"{spec!r} would run a command: neurolab reads URLs, not pipes")
         if re.match(r"^\w+(::\w+)*://", spec):
             return _open_urls(spec)
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        return _open_folder(path)
-    if path.exists():
-        return _open_files([path], str(spec))
+    path = _at_home(spec)
+    if _is_there(path):
+        return _open_folder(path) if path.is_dir() else _open_files([path], str(spec))
     return _open_files(_expand(str(path)), str(spec))
+
+
+def _at_home(spec: str | Path) -> Path:
+    """The path that is meant, with the user's folder for ``~``."""
+    try:
+        return Path(spec).expanduser()
+    except RuntimeError as error:
+        user = Path(spec).parts[0]
+        raise SourceError(f"{spec}: this machine knows no home of {user}: give the whole path") from error
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; SourceError where the system does not even look."""
+    try:
+        os.stat(path)
+    except ValueError:  # a null character
+        return False
+    except OSError as error:
+        # A pattern may well be longer than any name.
+        pattern = glob.has_magic(str(path)) or "{" in str(path)
+        if error.errno not in (errno.ENAMETOOLONG, errno.EACCES) or pattern:
+            return False
+        shown = str(path) if len(str(path)) < 100 else f"{str(path)[:100]}..."
+        raise SourceError(f"{shown} cannot be looked up: {error.strerror}. A source is {KINDS}") from error
+    return True
 
 
 def _open_urls(spec: str) -> Source:
@@ -79,26 +108,49 @@ def _open_folder(folder: Path) -> Source:
         raise SourceError(f"{folder} holds several splits: name one of {names or 'them (none is there)'}")
     if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
         return SavedSource(folder)
-    # Shards lie at the top; deeper ones count only where there are no images (repositories of Parquet files).
-    if found := _open_shards(folder, ""):
-        return found
-    images = FolderSource(folder, empty=True)
-    return images if images.shards() else _open_shards(folder, "**/") or FolderSource(folder)
+    found = list(files_below(folder, (*IMAGE_SUFFIXES, *SHARD_SUFFIXES)))
+    images = [name for name in found if name.lower().endswith(IMAGE_SUFFIXES)]
+    shards = _shards_by_pattern(folder, sorted(set(found) - set(images)))
+    if len(shards) + bool(images) > 1:
+        raise SourceError(_several_kinds(folder, images, shards))
+    for files in shards.values():
+        return _open_files(files, str(folder))
+    return FolderSource(folder, files=images)
 
 
-def _open_shards(folder: Path, depth: str) -> Source | None:
-    """The tar shards or Parquet files in a folder, if there are any."""
-    tars, tables = (
-        sorted(path for path in folder.glob(f"{depth}*{suffix}") if path.name[0] != "." and path.is_file())
-        for suffix in (".tar", ".parquet")
-    )
-    if tars and tables:
-        raise SourceError(
-            f"{folder} holds tar shards and Parquet files: give {folder}/*.tar or {folder}/*.parquet"
-        )
-    if tars:
-        return TarSource(tars, str(folder))
-    return ParquetSource(tables, str(folder)) if tables else None
+def _open_images(spec: str) -> Source:
+    """The images below a folder, whatever lies beside them."""
+    folder = _at_home(spec.removeprefix(FOLDER))
+    if not _is_there(folder):
+        raise SourceError(_nothing_at(str(folder), str(folder)))
+    if not folder.is_dir():
+        raise SourceError(f"{folder} is no folder: {FOLDER} stands before a folder of images")
+    return FolderSource(folder, spec)
+
+
+def _shards_by_pattern(folder: Path, names: list[str]) -> dict[str, list[Path]]:
+    """Tar shards and Parquet files by the pattern that names those of their kind.
+
+    Shards lie at the top; deeper ones count only where there are none (repositories of Parquet files).
+    """
+    top = [name for name in names if "/" not in name]
+    found: dict[str, list[Path]] = {}
+    paths = sorted(folder / name for name in top or names)
+    for end in SHARD_SUFFIXES:
+        for path in (path for path in paths if path.name.lower().endswith(end)):
+            pattern = f"{glob.escape(str(folder))}/{'' if top else '**/'}*{path.name[-len(end) :]}"
+            found.setdefault(pattern, []).append(path)
+    return found
+
+
+def _several_kinds(folder: Path, images: list[str], shards: dict[str, list[Path]]) -> str:
+    """What to say where it cannot be told which files of a folder are meant: what is there, and its names."""
+    spellings = {f"{FOLDER}{folder}": (len(images), "image", min(images))} if images else {}
+    for pattern, files in shards.items():
+        kind = f"*{pattern.rpartition('*')[2]} file"
+        spellings[pattern] = (len(files), kind, files[0].relative_to(folder).as_posix())
+    there = (f"{count} {kind}{'s' * (count > 1)} (as {name})" for count, kind, name in spellings.values())
+    return f"{folder} holds {' and '.join(there)}: give {' or '.join(spellings)}"
 
 
 def _open_files(files: Sequence[Path], spec: str) -> Source:
@@ -130,7 +182,9 @@ def _expand(pattern: str) -> list[Path]:
     """The files of a glob and brace pattern, in its order; every alternative must be there."""
     files: list[Path] = []
     for name in _braces(pattern):
-        found = sorted(glob.glob(name)) if glob.has_magic(name) else [name] * Path(name).exists()
+        found = (
+            sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name] * os.path.exists(name)
+        )
         if not found:
             raise SourceError(_nothing_at(name, pattern))
         files += [Path(file) for file in found]
@@ -140,7 +194,7 @@ def _expand(pattern: str) -> list[Path]:
 def _nothing_at(name: str, pattern: str) -> str:
     """What to say when nothing is there: the closest names that are."""
     path = Path(name)
-    folder = next((parent for parent in path.parents if parent.is_dir()), Path())
+    folder = next((parent for parent in path.parents if os.path.isdir(parent)), Path())
     wanted = path.relative_to(folder).parts[0]
     around = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     close = difflib.get_close_matches(wanted, [*around, "demo"], 3, 0.6)

@@ -133,10 +133,12 @@ def open_source(spec: str | Path | Source | Sequence[str | Path | Source]) -> So
     ``spec`` is one of
 
     - ``"demo"``: the demo set, drawn from installed packages
-    - a folder of images (JPEG, PNG, WebP, GIF, BMP, TIFF), searched recursively
+    - a folder of images (JPEG, PNG, WebP, GIF, BMP, TIFF), searched recursively; ``folder:PATH`` where shards
+      or tables lie among them and the images are meant
     - WebDataset shards: a .tar file, a folder of them, a pattern ``train-{000..099}.tar`` or ``*.tar``, or a
-      URL, with braces too (``https://.../{00..07}.tar``, ``s3://...``: anything that fsspec opens)
-    - Parquet: a .parquet file, a folder of them, or a pattern
+      URL, with braces too (``https://.../{00..07}.tar``, ``s3://...``: anything that fsspec opens);
+      compressed ones (.tar.gz, .tgz, .tar.bz2, .tar.xz, .tar.zst) likewise, which are read front to back
+    - Parquet: a .parquet file, a folder of them, or a pattern (``**`` stands for folders at any depth)
     - a folder written by ``datasets.save_to_disk``
     - ``"hf:NAME[@REVISION][#CONFIG][:SPLIT]"``: a dataset of the Hugging Face hub, streamed
     - one of these with a selection by label, or by key: ``"demo[kind=word|photo]"``,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from neurolab.data.samples import UniqueKeys
 from neurolab.data.sources import Record, Unreadable
+from neurolab.data.unpacking import unpacked
 from neurolab.errors import SourceError
 
 SUFFIXES = re.compile(r"\.(tar(\.\w+)?|tgz|parquet)(\?.*)?$")
@@ -54,6 +55,7 @@ def tar_members(
     if mode == "r|*":
         # The decompressors' complaints; errors of the stream itself come as SourceError (see streams.py).
         damage = (*damage, OSError)
+        stream = unpacked(stream)
     try:
         with tarfile.open(fileobj=stream, mode=mode, tarinfo=_StrictHeader) as archive:
             for member in archive:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +27,14 @@ from neurolab.data.tars import TarSource
 from neurolab.errors import SourceError
 from tests.data.making import MemorySource, Square, encoded, samples, write_tar
 from tests.data.test_tables import hf_dataset
+
+PACKED = {
+    "tar.gz": gzip.compress,
+    "tgz": gzip.compress,
+    "tar.bz2": bz2.compress,
+    "tar.xz": lzma.compress,
+    "tar.zst": lambda data: pa.compress(data, codec="zstd", asbytes=True),
+}
 
 
 @pytest.fixture
@@ -120,6 +133,107 @@ def test_a_folder_of_both_kinds_must_be_told(place: Path) -> None:
     with pytest.raises(SourceError, match=r"give shards/\*\.tar or shards/\*\.parquet"):
         open_source("shards")
     assert len(open_source("shards/*.tar")) == 6
+
+
+@pytest.fixture
+def photos(place: Path) -> Path:
+    """A folder of 20 images."""
+    (place / "trip").mkdir()
+    for i in range(20):
+        (place / f"trip/{i:02d}.jpg").write_bytes(encoded(i))
+    return place / "trip"
+
+
+STRAYS = {
+    "backup.tar": (r"trip/\*\.tar", 2),
+    "deep/backup.tar": (r"trip/\*\*/\*\.tar", 2),
+    "backup.tgz": (r"trip/\*\.tgz", 2),
+    "metadata.parquet": (r"trip/\*\.parquet", 3),
+}
+
+
+@pytest.mark.parametrize("stray", STRAYS)
+def test_images_beside_shards_are_not_ignored(photos: Path, stray: str) -> None:
+    pattern, size = STRAYS[stray]
+    (photos / stray).parent.mkdir(exist_ok=True)
+    if stray.endswith(".parquet"):
+        hf_dataset(size).to_parquet(photos / stray)
+    else:
+        write_tar(photos / stray, samples(size), "w:gz" if stray.endswith("gz") else "w")
+    with pytest.raises(
+        SourceError, match=rf"20 images \(as 00\.jpg\) and 1 \*\.\w+ file \(as {stray}\)"
+    ) as said:
+        open_source("trip")
+    images, shards = str(said.value).partition(": give ")[2].split(" or ")
+    assert (images, shards) == ("folder:trip", pattern.replace("\\", ""))
+    assert len(open_source(images)) == 20
+    assert len(list(open_source(shards))) == size
+
+
+def test_a_folder_named_as_one_of_images(photos: Path) -> None:
+    plain, told = open_source("trip"), open_source("folder:trip")
+    assert told.content_hash() == plain.content_hash()
+    assert open_source(told.location).content_hash() == plain.content_hash()
+    assert len(list(open_source("folder:trip[key=0*]"))) == 10
+    together = [[record.key for record in open_source([spec, "more"])] for spec in ("trip", "folder:trip")]
+    assert together[0] == together[1]
+    with pytest.raises(SourceError, match=r"nothing at trop: did you mean trip\?"):
+        open_source("folder:trop")
+    with pytest.raises(SourceError, match=r"rows\.parquet is no folder"):
+        open_source("folder:rows.parquet")
+
+
+@pytest.mark.parametrize("suffix", ["tar.gz", "tgz", "tar.bz2", "tar.xz", "tar.zst"])
+def test_folders_of_compressed_shards(tmp_path: Path, suffix: str) -> None:
+    for number in range(2):
+        plain = write_tar(tmp_path / "plain.tar", samples(3, 3 * number))
+        data = plain.read_bytes()
+        plain.unlink()
+        (tmp_path / f"t-{number}.{suffix}").write_bytes(PACKED[suffix](data))
+    source = open_source(tmp_path)
+    assert [shard.name for shard in source.shards()] == ["t-0", "t-1"]
+    read = list(source)
+    assert [record.key for record in read] == [f"t-{i // 3}/{i:04d}" for i in range(6)]
+    assert [record.payload for record in read] == [encoded(i) for i in range(6)]
+    assert [record.key for record in open_source(tmp_path / f"t-1.{suffix}")] == ["0003", "0004", "0005"]
+
+
+def test_plain_and_compressed_shards_must_be_told(place: Path) -> None:
+    os.link(place / "packed.tar.gz", place / "shards/packed.tar.gz")
+    with pytest.raises(SourceError, match=r"give shards/\*\.tar or shards/\*\.tar\.gz"):
+        open_source("shards")
+
+
+@pytest.mark.parametrize("damage", ["cut", "wrong"])
+def test_a_damaged_zstandard_shard_ends_with_a_record_that_says_so(tmp_path: Path, damage: str) -> None:
+    write_tar(tmp_path / "plain.tar", [(f"{i:03d}.bin", random.Random(i).randbytes(9000)) for i in range(60)])
+    whole = PACKED["tar.zst"]((tmp_path / "plain.tar").read_bytes())
+    half = len(whole) // 2
+    broken = whole[:half] if damage == "cut" else whole[:half] + bytes(400) + whole[half + 400 :]
+    (tmp_path / "t.tar.zst").write_bytes(broken)
+    *_, last = open_source(tmp_path / "t.tar.zst")
+    assert last.key == "t/(end of the shard)"
+    assert isinstance(last.payload, Unreadable)
+
+
+NOT_THERE = {
+    "~nosuchuser/x": "knows no home of ~nosuchuser",
+    "x" * 300: "x{100}\\.\\.\\. cannot be looked up: File name too long",
+    "folder:" + "x" * 300: "cannot be looked up: File name too long",
+    "x" * 300 + "/{0..1}.tar": "nothing at x",
+    "a\0b": "nothing at a",
+}
+
+
+@pytest.mark.parametrize("spec", NOT_THERE, ids=range(len(NOT_THERE)))
+def test_names_that_the_system_refuses(place: Path, spec: str) -> None:
+    with pytest.raises(SourceError, match=NOT_THERE[spec]):
+        open_source(spec)
+
+
+def test_a_pattern_may_be_longer_than_a_name(place: Path) -> None:
+    again = ",".join(["t-000"] * 60)
+    assert len(open_source(f"shards/{{{again},t-001}}.tar")) == 4
 
 
 def records(prefix: str, count: int) -> list[Record]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from pathlib import PurePath
 
 from neurolab.data.hashing import ContentHash, records_hash
+from neurolab.data.samples import UniqueKeys
 from neurolab.data.sources import Record, Shard, Source
 from neurolab.errors import SourceError
 
@@ -24,7 +26,8 @@ class ConcatSource(Source):
     def __init__(self, parts: Sequence[Source]) -> None:
         if not parts:
             raise SourceError("no sources were given: name at least one")
-        self.parts = dict(zip(_unique([_stem(part.location) for part in parts]), parts, strict=True))
+        unique = UniqueKeys("-")
+        self.parts = {unique(_stem(part.location)): part for part in parts}
         self.location = ", ".join(part.location for part in parts)
 
     def shards(self) -> list[Shard]:
@@ -61,21 +64,20 @@ class LimitedSource(Source):
         self.source, self.count = source, count
         self.kind, self.location = source.kind, source.location
         self._counted: dict[str, int] = {}
+        # What is left of the limit before each shard, as far as that was asked.
+        self._left = {0: count}
         self._hash: str | None = None
 
     def shards(self) -> list[Shard]:
         taken: list[Shard] = []
-        left = self.count
-        for shard in self.source.shards():
+        left: int | None = self.count
+        for shard in self._every:
             if left == 0:
                 break
-            if shard.size is not None and None not in [earlier.size for earlier in taken]:
-                shard = replace(shard, size=min(shard.size, left))
-                left -= shard.size or 0
-            else:
-                # Behind a stream of unknown length nobody knows what is left before it is read.
-                shard = replace(shard, size=None)
-            taken.append(shard)
+            # Behind a stream of unknown length nobody knows what is left before it is read.
+            known = None if left is None or shard.size is None else min(shard.size, left)
+            left = None if left is None or known is None else left - known
+            taken.append(replace(shard, size=known))
         return taken
 
     def read(self, shard: Shard, start: int = 0, stop: int | None = None) -> Iterator[Record]:
@@ -103,16 +105,24 @@ class LimitedSource(Source):
             self._hash = found
         return self._hash
 
+    @cached_property
+    def _every(self) -> list[Shard]:
+        return self.source.shards()
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {shard.name: place for place, shard in enumerate(self._every)}
+
     def _records_of(self, shard: Shard) -> int:
         """How many records of a shard lie within the limit, at most; streams before it are counted."""
-        left = self.count
-        for earlier in self.source.shards():
-            if earlier.name == shard.name:
-                return left if earlier.size is None else min(left, earlier.size)
-            left -= self._count(earlier, left)
-            if left <= 0:
-                return 0
-        raise SourceError(f"{self.location} has no shard {shard.name!r}")
+        if shard.name not in self._places:
+            raise SourceError(f"{self.location} has no shard {shard.name!r}")
+        place = self._places[shard.name]
+        for before in range(len(self._left) - 1, place):
+            left = self._left[before]
+            self._left[before + 1] = left and max(0, left - self._count(self._every[before], left))
+        size = self._every[place].size
+        return self._left[place] if size is None else min(self._left[place], size)
 
     def _count(self, shard: Shard, most: int) -> int:
         if shard.size is not None:
@@ -126,17 +136,6 @@ def _stem(location: str) -> str:
     location = location.removeprefix("folder:")
     name = PurePath(location.rstrip("/")).name or location
     return PurePath(name).stem.replace("/", "-") or "source"
-
-
-def _unique(names: list[str]) -> list[str]:
-    taken: list[str] = []
-    for name in names:
-        number, candidate = 1, name
-        while candidate in taken:
-            number += 1
-            candidate = f"{name}-{number}"
-        taken.append(candidate)
-    return taken
 
 
 def _prefixed(labels: dict[str, str], name: str) -> dict[str, str]:

@@ -58,19 +58,27 @@ def sample_record(
 
 
 class UniqueKeys:
-    """Gives each key of a shard once: a key that comes again gets ``~2``, ``~3``, ...
+    """Gives each key of a shard once: a key that comes again gets ``~2``, ``~3``, ... (or another `mark`).
 
-    Holds 16 bytes of hash per key. Deterministic only if it sees the shard from its first record on.
+    Holds about 100 bytes per key, however long it is. Deterministic only if it sees the shard from its first
+    record on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mark: str = "~") -> None:
+        self.mark = mark
         self._seen: set[bytes] = set()
+        # Of keys that came again, the last number given: what was taken once stays taken.
+        self._numbers: dict[bytes, int] = {}
 
     def __call__(self, key: str) -> str:
-        number, candidate = 1, key
-        while (digest := _short_hash(candidate)) in self._seen:
+        digest = own = _short_hash(key)
+        number, candidate = self._numbers.get(own, 1), key
+        while digest in self._seen:
             number += 1
-            candidate = f"{key}~{number}"
+            candidate = f"{key}{self.mark}{number}"
+            digest = _short_hash(candidate)
+        if number > 1:
+            self._numbers[own] = number
         self._seen.add(digest)
         return candidate
 

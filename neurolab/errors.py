@@ -19,6 +19,10 @@ class UnknownSiteError(NeurolabError, KeyError):
     """A site or unit does not exist in the model or atlas."""
 
 
+class DeviceError(NeurolabError, RuntimeError):
+    """A device is unknown, or this machine does not have it."""
+
+
 class MissingTextTowerError(NeurolabError, RuntimeError):
     """Text was given to a model that was loaded without a text tower."""
 

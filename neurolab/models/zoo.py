@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from neurolab.errors import MissingTextTowerError, UnknownModelError
 from neurolab.models import layouts, passes
 from neurolab.models.constants import constant
+from neurolab.models.devices import find_device
 from neurolab.models.tracing import tensors_in
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ class Model:
         return digest.hexdigest()
 
     def to(self, device: str | torch.device) -> Model:
-        """Move the network to a device; returns the same model."""
-        self.module.to(device)
+        """Move the network to a device; returns the same model. DeviceError where that is not there."""
+        self.module.to(find_device(device))
         return self
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -195,12 +196,13 @@ def load_model(
     or an archive of OpenAI's; nothing in it is executed. A checkpoint of the image tower alone gives a model
     without text. Weights are float32, whatever they were saved as.
     Raises UnknownModelError for an unknown name, an architecture without weights, a checkpoint that does not
-    fit, and hub weights that are neither cached nor to be had.
+    fit, and hub weights that are neither cached nor to be had; DeviceError for a device that is not there.
     """
     from neurolab.models import classifiers, loading, pocket
 
     if pretrained and weights:
         raise UnknownModelError("give pretrained= or weights=, not both")
+    device = find_device(device)
     if name == "pocket" and pretrained is None:
         model = pocket.load_pocket(weights=Path(weights) if weights else None)
     elif name.startswith("torchvision:"):

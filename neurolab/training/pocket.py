@@ -17,6 +17,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from neurolab.atlas.writing import atomic_write_bytes
 from neurolab.errors import SourceError, TrainingError
 from neurolab.memory import keep_freed_memory
+from neurolab.models.devices import find_device
 from neurolab.models.pocket import CONFIG, TOKENIZER, WEIGHTS, tokenizer_from
 from neurolab.models.zoo import Model, load_model
 from neurolab.training.dataset import Prepared
@@ -63,9 +64,10 @@ def accelerator_for(device: str, mixed_precision: str) -> Accelerator:
     Processes wait for each other for up to three hours, as one may have more shards left to prepare.
     """
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=3))
-    cpu = torch.device(device).type == "cpu"
+    asked = find_device(device)
+    cpu = asked.type == "cpu"
     accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, kwargs_handlers=[patience])
-    asked, found = torch.device(device), accelerator.device
+    found = accelerator.device
     if asked.type != found.type or (asked.index is not None and asked.index != found.index):
         raise TrainingError(
             f"{device} was asked for, and accelerate gives {found}: check that it is there, and choose among "

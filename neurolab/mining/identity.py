@@ -18,6 +18,7 @@ Identity = dict[str, dict[str, Any]]
 # What the last digits of a build depend on beside model, source and settings; a finished atlas is good with
 # any. A precision changes more than those.
 ENGINE = ("device", "threads", "torch")
+SHOWN = 8  # of the names in a setting that differs
 
 
 def unfinished(out: Path) -> Identity | None:
@@ -51,12 +52,37 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, engine: bo
     for key in sorted({*old, *new}):
         a, b = (sorted(x[key]) if key == "sites" and key in x else x.get(key) for x in (old, new))
         if (engine or key not in ENGINE) and a != b:
-            found.append(f"{key} was {_shown(old.get(key))}, is {_shown(new.get(key))}")
+            found.append(_difference(key, old.get(key), new.get(key)))
     return found
 
 
+def _difference(key: str, old: Any, new: Any) -> str:
+    """How a setting differs. Of many names that are nearly the same ones, only which are not."""
+    before, after = _names(old), _names(new)
+    if before is None or after is None or max(len(before), len(after)) <= SHOWN:
+        return f"{key} was {_shown(old)}, is {_shown(new)}"
+    kept = set(before) & set(after)
+    gone, added = ([name for name in names if name not in kept] for names in (before, after))
+    changes = [f"{word} {_few(names)}" for word, names in (("without", gone), ("with", added)) if names]
+    changed = ", ".join(changes) or "in another order"
+    return f"{key} was {len(before):,} names, is {len(after):,}: {changed}"
+
+
+def _names(value: Any) -> list[str] | None:
+    """The names in a list, or of units, {site: their numbers}; None for anything else."""
+    if isinstance(value, Mapping):
+        return [f"{site}/{unit}" for site, units in value.items() for unit in units]
+    return list(map(str, value)) if isinstance(value, list) else None
+
+
 def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else repr(value)
+    names = _names(value)
+    return repr(value) if names is None else _few(names)
+
+
+def _few(names: list[str]) -> str:
+    left = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {left:,} more" if left > 0 else "")
 
 
 def same_build(out: Path, identity: Identity, *, overwrite: bool) -> Atlas | None:

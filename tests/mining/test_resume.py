@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from neurolab.atlas.manifest import BUILDING, MANIFEST
 from neurolab.atlas.shards import ShardRow
 from neurolab.errors import AtlasError, SourceError
 from neurolab.mining import miner
+from neurolab.mining.identity import differences
 from neurolab.mining.job import CHECKPOINT
 from neurolab.mining.moments import Moments
 from tests.mining.small_build import NoiseSource, Unmeasured, small_build, small_model
@@ -263,6 +265,27 @@ def test_other_settings_are_refused_while_unfinished(tmp_path: Path, whole: dict
         small_build(out, changed)
     small_build(out, threads=None)  # the number of threads, if not given, is that of the build
     assert digests(out) == whole
+
+
+def test_names_that_differ_are_told_and_not_the_others(tmp_path: Path) -> None:
+    names = [f"concept {number}" for number in range(1000)]
+    settings: dict[str, Any] = {"concept_names": names, "units": {"0": list(range(1000)), "1": [0]}, "k": 5}
+
+    def told(**now: Any) -> str:
+        parts: dict[str, dict[str, Any]] = {"model": {}, "source": {}}
+        before, after = ({**parts, "settings": found} for found in (settings, settings | now))
+        (difference,) = differences(before, after, engine=True)
+        return difference
+
+    assert told(units={"0": list(range(1, 1000)), "1": [0, 7]}) == (
+        "units was 1,001 names, is 1,001: without 0/0, with 1/7"
+    )
+    assert told(concept_names=names[::-1]) == "concept_names was 1,000 names, is 1,000: in another order"
+    assert told(concept_names=names[10:]) == (
+        f"concept_names was 1,000 names, is 990: without {', '.join(names[:8])} and 2 more"
+    )
+    assert told(concept_names=None) == f"concept_names was {', '.join(names[:8])} and 992 more, is None"
+    assert told(k=7) == "k was 5, is 7"
 
 
 def test_with_overwrite_another_build_is_thrown_away(tmp_path: Path, whole: dict[str, str]) -> None:

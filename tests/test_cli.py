@@ -185,3 +185,50 @@ def test_what_is_not_asked_for_is_what_the_library_does() -> None:
         options = {option.name: option for option in get_command(app).commands[command].params}  # type: ignore[attr-defined]
         for option in same:
             assert options[option].default == signature[names.get(option, option)].default, option
+
+
+def test_what_is_built_can_be_planned(image_folder: Path) -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    build, plan = ({option.name for option in commands[name].params} for name in ("build", "plan"))
+    assert build - plan == {"out", "ray", "actors", "checkpoint_seconds", "overwrite"}
+    options = ["--unit", "layer4.1/3", "--unit", "layer4.1/60", "--limit", 12, "--threads", 1, "--workers", 0]
+    found = json.loads(
+        run("plan", "--source", image_folder, *options, "--concept", "a cat", "--concept", "words", "--json")
+    )
+    assert (found["sites"], found["units"], found["images"]) == (1, 2, 12)
+
+
+WRONG = {
+    "workers": (["--workers", "-1"], "workers is at least 0, not -1"),
+    "threads": (["--threads", "-1"], "threads is at least 1, not -1"),
+    "no threads": (["--threads", "0"], "threads is at least 1, not 0"),
+    "device": (["--device", "foo"], "nothing can be computed on 'foo'"),
+    "a device that is not there": (["--device", "cuda:77"], "nothing can be computed on 'cuda:77'"),
+    "source": (["--source", "~nosuchuser/x"], "knows no home of ~nosuchuser"),
+    "long source": (["--source", "x" * 300], "cannot be looked up: File name too long"),
+    "long out": (["--out", "x" * 300], "cannot be looked up: File name too long; choose another folder"),
+}
+
+
+@pytest.mark.parametrize("command", ["build", "plan"])
+@pytest.mark.parametrize("wrong, message", WRONG.values(), ids=WRONG.keys())
+def test_what_cannot_be_is_said_in_a_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    image_folder: Path,
+    tmp_path: Path,
+    command: str,
+    wrong: list[str],
+    message: str,
+) -> None:
+    if command == "plan" and "--out" in wrong:
+        pytest.skip("a plan has no folder")
+    given = [] if "--source" in wrong else ["--source", str(image_folder)]
+    out = ["--out", str(tmp_path / "atlas")] if command == "build" and "--out" not in wrong else []
+    monkeypatch.setattr(sys, "argv", ["neurolab", command, *given, *out, "--site", "layer4.1", *wrong])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    said = "".join(capsys.readouterr().err.split())
+    assert "".join(message.split()) in said
+    assert not (tmp_path / "atlas").exists()

@@ -64,6 +64,7 @@ def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of the atlas in `folder`; an AtlasError says what is wrong with it and what to do."""
+    check_folder(folder)
     if not folder.is_dir():
         raise AtlasError(f"there is no atlas at {folder}; build one with `neurolab build --out {folder}`")
     path = folder / MANIFEST
@@ -82,6 +83,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise AtlasError(f"{path} cannot be read ({error}); build the atlas again") from error
     _check(path, manifest)
     return dict(manifest)
+
+
+def check_folder(folder: Path) -> None:
+    """AtlasError where the system does not even look whether there is such a folder."""
+    try:
+        folder.exists()
+    except OSError as error:
+        shown = str(folder) if len(str(folder)) < 100 else f"{str(folder)[:100]}..."
+        raise AtlasError(f"{shown} cannot be looked up: {error.strerror}; choose another folder") from error
 
 
 def _check(path: Path, manifest: Any) -> None:

@@ -34,6 +34,15 @@ Drawn = Annotated[
 CoActivation = Annotated[
     int, typer.Option(help="Random projections kept per unit, to correlate any two: 0, or 512.")
 ]
+Units = Annotated[
+    list[str] | None, typer.Option(help="Mine only this unit of its site, SITE/12; may be repeated.")
+]
+ConceptTexts = Annotated[
+    list[str] | None,
+    typer.Option(help="A text: images are counted by the one that fits best; to be repeated."),
+]
+Threads = Annotated[int | None, typer.Option(help="Threads of the model.")]
+Limit = Annotated[int | None, typer.Option(help="Use only the first images of the source.")]
 Reduction = Annotated[str, typer.Option(help="max, mean, cls, center, or token (every patch by itself).")]
 BatchSize = Annotated[int, typer.Option(help="Images per batch; part of what makes the bytes repeatable.")]
 Workers = Annotated[int | None, typer.Option(help="Decode processes.")]
@@ -48,23 +57,18 @@ def build(
     weights: Weights = None,
     pretrained: Pretrained = None,
     site: Sites = None,
-    unit: Annotated[
-        list[str] | None, typer.Option(help="Mine only this unit of its site, SITE/12; may be repeated.")
-    ] = None,
+    unit: Units = None,
     top: Top = 100,
     bottom: Bottom = 9,
     drawn: Drawn = 16,
     coactivation: CoActivation = 0,
-    concept: Annotated[
-        list[str] | None,
-        typer.Option(help="A text: images are counted by the one that fits best; to be repeated."),
-    ] = None,
+    concept: ConceptTexts = None,
     reduction: Reduction = "max",
     batch_size: BatchSize = 64,
     workers: Workers = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of the model.")] = None,
+    threads: Threads = None,
     precision: Precision = "float32",
-    limit: Annotated[int | None, typer.Option(help="Use only the first images of the source.")] = None,
+    limit: Limit = None,
     device: Device = "cpu",
     ray: Annotated[
         str | None,
@@ -118,14 +122,18 @@ def plan(
     weights: Weights = None,
     pretrained: Pretrained = None,
     site: Sites = None,
+    unit: Units = None,
     top: Top = 100,
     bottom: Bottom = 9,
     drawn: Drawn = 16,
     coactivation: CoActivation = 0,
+    concept: ConceptTexts = None,
     reduction: Reduction = "max",
     batch_size: BatchSize = 64,
     workers: Workers = None,
+    threads: Threads = None,
     precision: Precision = "float32",
+    limit: Limit = None,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
@@ -138,12 +146,16 @@ def plan(
     found = planning.plan(
         loaded,
         source,
-        site or default_sites(loaded),
+        site or ([] if unit else default_sites(loaded)),
+        units=unit or (),
         kept=Kept(k=top, bottom=bottom, bucket_images=drawn, coactivation=coactivation),
+        concepts=concept,
         batch_size=batch_size,
         workers=workers,
+        threads=threads,
         reduction=reduction,
         precision=precision,
+        limit=limit,
     )
     if as_json:
         print(json.dumps(asdict(found), indent=2))

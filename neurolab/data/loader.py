@@ -14,6 +14,7 @@ from neurolab.data.items import Batch, Decoded, Item, Skip
 from neurolab.data.pool import DecodePool
 from neurolab.data.sources import Record, Source
 from neurolab.data.worker import decode_group
+from neurolab.errors import SourceError
 
 __all__ = ["ALL_DONE", "Batch", "Item", "Skip", "load_batches"]
 
@@ -56,12 +57,12 @@ def load_batches(
 
     ``workers`` processes decode; 0 decodes here, where an image that kills its decoder kills the process. At
     most 2 * workers + 2 groups are held at a time. The workers end when the iteration ends, is left, or
-    fails. Raises SourceError when the source cannot be read on.
+    fails. Raises SourceError when the source cannot be read on, and for numbers that cannot be.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size is at least 1, not {batch_size}")
+        raise SourceError(f"batch_size is at least 1, not {batch_size}")
     if workers < 0:
-        raise ValueError(f"workers is at least 0, not {workers}")
+        raise SourceError(f"workers is at least 0, which decodes in this process, not {workers}")
     groups = iterate_groups(source, batch_size, done or {})
     if workers == 0:
         return (group.batch(decode_group(group.records, transform)) for group in groups)

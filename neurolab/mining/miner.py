@@ -13,7 +13,7 @@ import torch
 from rich.filesize import decimal
 
 from neurolab.atlas import Atlas
-from neurolab.atlas.manifest import describe_model
+from neurolab.atlas.manifest import check_folder, describe_model
 from neurolab.data.decode import ImageTransform
 from neurolab.data.loader import load_batches
 from neurolab.data.sources import Source, open_source
@@ -96,9 +96,9 @@ def mine(
     kept = Kept(
         k, bins, sample, bottom, buckets, bucket_images, len(sorts.names) if sorts else 0, coactivation
     )
-    if batch_size < 1:
-        raise AtlasError(f"batch_size is at least 1, not {batch_size}")
+    check_counts(batch_size, workers, threads, thumbnail)
     out = Path(out)
+    check_folder(out)
     model = model if device is None else model.to(device)
     opened = open_source(source)
     opened = opened if limit is None else opened.limit(limit)
@@ -130,7 +130,7 @@ def mine(
     transform = ImageTransform(model.image_size, model.resize_mode, model.interpolation, thumbnail)
     say(progress, f"{len(chosen)} sites, {count:,} units: {memory} of memory for what is remembered of them")
     with ExitStack() as stack:
-        stack.enter_context(_torch_threads(identity["settings"]["threads"]))
+        stack.enter_context(torch_threads(identity["settings"]["threads"]))
         job = Job(model, chosen, out, identity, checkpoint_seconds, sorts, only)
         try:
             stack.enter_context(job)
@@ -186,15 +186,24 @@ def _begun(out: Path) -> int | None:
     return None if threads is None else int(threads)
 
 
+def check_counts(batch_size: int, workers: int | None, threads: int | None, thumbnail: int | None) -> None:
+    """AtlasError for numbers with which nothing can be mined."""
+    least = {"batch_size": (batch_size, 1), "threads": (threads, 1), "thumbnail": (thumbnail, 1)}
+    for name, (count, bound) in {**least, "workers": (workers, 0)}.items():
+        if count is not None and count < bound:
+            raise AtlasError(f"{name} is at least {bound}, not {count}; leave it out for what is usual")
+
+
 def default_workers() -> int:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, count - 1))
 
 
 @contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Inside, torch has so many threads; as many as before where that is None."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads or before)
     try:
         yield
     finally:

@@ -160,6 +160,10 @@ def test_missing_and_incomplete_atlases(tmp_path: Path) -> None:
     with pytest.raises(AtlasError, match=r"no atlas at .*neurolab build"):
         open_atlas(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
+    with pytest.raises(
+        AtlasError, match=r"^x{100}\.\.\. cannot be looked up: File name too long; choose another"
+    ):
+        open_atlas("x" * 300)
     with pytest.raises(AtlasError, match="no atlas"):
         open_atlas(tmp_path / "file")
     (tmp_path / ".building").mkdir()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from neurolab.atlas.reductions import Reduced
 from neurolab.data.items import Batch, Item
 from neurolab.data.sources import Record, Shard
-from neurolab.errors import SourceError
+from neurolab.errors import AtlasError, SourceError
 from neurolab.mining.checkpoint import MiningState, fresh_state
 from neurolab.mining.miner import mine
 from neurolab.mining.plan import plan
@@ -70,6 +70,45 @@ def test_a_plan_is_what_a_build_takes(tiny_clip: Model, image_folder: Path, tmp_
     maps = max(atlas.site(s).units * int(np.prod(shape)) for s, shape in zip(sites, shapes, strict=True))
     assert found.activations == 10 * 4 * maps
     assert found.seconds == pytest.approx(len(atlas) / found.images_per_second)
+
+
+def test_a_plan_of_a_few_units_is_what_their_build_takes(
+    tiny_clip: Model, image_folder: Path, tmp_path: Path
+) -> None:
+    units, concepts = ["layer4.0/1", "layer4.0/5", "layer2.0/0"], {"label": ["even", "odd", "none"]}
+    few = plan(
+        *(tiny_clip, image_folder, []), units=units, concepts=concepts, limit=15, threads=1, batch_size=10,
+        workers=0,
+    )  # fmt: skip
+    every = plan(tiny_clip, image_folder, ["layer4.0", "layer2.0"], limit=15, batch_size=10, workers=0)
+    states: list[MiningState] = []
+    with pytest.MonkeyPatch.context() as patch:
+        save = MiningState.save
+        patch.setattr(MiningState, "save", lambda self, path: (states.append(self), save(self, path))[1])
+        atlas = mine(
+            *(tiny_clip, image_folder, [], tmp_path / "a"), units=units, concepts=concepts, limit=15,
+            batch_size=10, progress=False,
+        )  # fmt: skip
+    assert (few.sites, few.units, few.images) == (2, 3, 15)
+    held = 0
+    for summaries in states[-1].sites.values():
+        summaries.others()
+        held += sum(array.nbytes for array in arrays_of(summaries))
+    waited = few.units * Kept.sample * 4  # for the histograms
+    assert few.memory == pytest.approx(held + waited, rel=0.02)
+    assert few.memory < every.memory / 4
+    written = sum(path.stat().st_size for path in atlas.path.rglob("*") if path.is_file())
+    assert few.disk == pytest.approx(written, rel=0.25)
+
+
+@pytest.mark.parametrize("wrong", [{"threads": 0}, {"workers": -1}, {"thumbnail": 0}, {"batch_size": 0}])
+def test_numbers_with_which_nothing_can_be_mined(wrong: dict[str, int], tmp_path: Path) -> None:
+    ((name, number),) = wrong.items()
+    with pytest.raises(AtlasError, match=f"{name} is at least {number + 1}, not {number}"):
+        plan(small_model(), NoiseSource(), ["0"], **wrong)
+    with pytest.raises(AtlasError, match=f"{name} is at least {number + 1}, not {number}"):
+        mine(small_model(), NoiseSource(), ["0"], tmp_path / "a", progress=False, **wrong)
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_plan_reads_little_and_writes_nothing(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from types import FrameType
 from typing import Protocol
 
 import numpy as np
@@ -226,18 +227,26 @@ def fresh_state(
 
 @contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Inside, Ctrl-C is noted and raised as KeyboardInterrupt on leaving.
+    """Inside, Ctrl-C is noted; on leaving, it is given to the handler that was there, as if it came then.
 
-    Only the main thread is ever interrupted, so in others there is nothing to do.
+    Only the main thread is ever interrupted, so in others there is nothing to do; neither is there where
+    interrupts are ignored, as in a job in the background, or are not Python's affair.
     """
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if not main or before is None or before is signal.SIG_IGN:
         yield
         return
-    noted: Sequence[object] = []
-    before = signal.signal(signal.SIGINT, lambda *what: noted.append(what))  # type: ignore[attr-defined]
+    noted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal noted
+        noted = True
+
+    signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if noted:
-        raise KeyboardInterrupt
+        if noted:
+            signal.raise_signal(signal.SIGINT)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -97,6 +98,45 @@ def test_ctrl_c_waits_for_the_end_of_the_batch() -> None:
         reached = True
     assert reached and not state.torn
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.fixture
+def python_interrupts() -> Iterator[None]:
+    """Whatever a test makes of SIGINT, the next has Python's handler again."""
+    yield
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.usefixtures("python_interrupts")
+def test_a_job_in_the_background_is_not_interrupted() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interrupts_deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@pytest.mark.usefixtures("python_interrupts")
+@pytest.mark.parametrize("times", [0, 1, 3])
+def test_a_handler_of_ones_own_is_called_behind_the_batch(times: int) -> None:
+    calls: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: calls.append(number))
+    with interrupts_deferred():
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert calls == []
+    assert calls == [signal.SIGINT] * min(times, 1)
+    os.kill(os.getpid(), signal.SIGINT)
+    assert len(calls) == min(times, 1) + 1
+
+
+@pytest.mark.usefixtures("python_interrupts")
+def test_an_interrupt_is_not_lost_in_an_error() -> None:
+    calls: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: calls.append(number))
+    with pytest.raises(MemoryError), interrupts_deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise MemoryError
+    assert calls == [signal.SIGINT]
 
 
 def test_an_error_inside_a_batch_marks_the_state_as_torn() -> None:

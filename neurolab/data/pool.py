@@ -21,9 +21,16 @@ from neurolab.data.sources import Record
 from neurolab.data.worker import receive, receive_decoded, send, write
 from neurolab.errors import SourceError
 
+PAUSE_SECONDS = 2.0  # in which a machine that was short of memory may find some
+KILLED = -9  # the exit status where somebody killed: the system for memory, or a person
+
 
 class WorkerDied(Exception):
-    """A decode worker ended in the middle of a task."""
+    """A decode worker ended in the middle of a task. `killed`: not by what it did itself."""
+
+    def __init__(self, how: str = "", killed: bool = False) -> None:
+        super().__init__(how)
+        self.killed = killed
 
 
 class WorkerProcess:
@@ -55,7 +62,10 @@ class WorkerProcess:
             write(self.input, task)
             return receive_decoded(self.output)
         except (OSError, EOFError, ValueError) as error:
-            raise WorkerDied from error
+            # What ends it is told by its status, which `close` would make that of its own kill.
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(1)
+            raise WorkerDied(killed=self.process.returncode == KILLED) from error
 
     def close(self) -> str:
         """End the process, wait for it, and say how it ended."""
@@ -71,13 +81,15 @@ class WorkerProcess:
 class DecodePool:
     """Decodes groups of records in ``workers`` processes; groups are given and taken as futures.
 
-    A record over which the decoder dies (a crash in a C library, the system's memory limit) is skipped with
-    that reason: its group is decoded again record by record, and the process is replaced.
+    A record over which the decoder dies (a crash in a C library) is skipped with that reason: its group is
+    decoded again record by record, and the process is replaced. Where it is killed from outside, as by a
+    system that is short of memory, the record is tried once more, and is not to blame if that fails, too:
+    SourceError.
     """
 
     def __init__(self, transform: ImageTransform, workers: int) -> None:
         self.transform = transform
-        self._closed = False
+        self._closed = threading.Event()
         self._lock = threading.Lock()
         self._free: list[WorkerProcess] = []
         self._all: set[WorkerProcess] = set()
@@ -89,7 +101,7 @@ class DecodePool:
     def close(self) -> None:
         """Kill the workers and wait for them; unfinished groups are dropped."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             workers = list(self._all)
         for worker in workers:
             worker.process.kill()
@@ -111,8 +123,16 @@ class DecodePool:
 
     def _decode_alone(self, record: Record) -> Decoded:
         try:
+            try:
+                return self._run([record])
+            except WorkerDied as death:
+                if not death.killed:
+                    raise
+            self._closed.wait(PAUSE_SECONDS)
             return self._run([record])
         except WorkerDied as death:
+            if death.killed:
+                raise SourceError(_short_of_memory(record.key)) from death
             reason = f"the decoder died of it ({death})"
         return Decoded(np.empty((0, *self.transform.size, 3), np.uint8), [], [Skip(record.key, reason)])
 
@@ -124,9 +144,9 @@ class DecodePool:
             decoded = worker.decode(task)
         except WorkerDied as death:
             how = self._end(worker)
-            if self._closed:
+            if self._closed.is_set():
                 raise SourceError("the decode workers were closed") from death
-            raise WorkerDied(how) from death
+            raise WorkerDied(how, death.killed) from death
         with self._lock:
             self._free.append(worker)
         if isinstance(decoded, str):
@@ -135,7 +155,7 @@ class DecodePool:
 
     def _take(self) -> WorkerProcess:
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 raise SourceError("the decode workers were closed")
             if self._free:
                 return self._free.pop()
@@ -148,6 +168,14 @@ class DecodePool:
         with self._lock:
             self._all.discard(worker)
         return how
+
+
+def _short_of_memory(key: str) -> str:
+    return (
+        f"the decode workers that had {key} were killed from outside (signal 9), one after the other: the "
+        "machine is probably short of memory. Give fewer workers (--workers, workers=), or end other "
+        "programs, and start again: a build goes on where it was"
+    )
 
 
 def _pickled(records: list[Record]) -> bytes:

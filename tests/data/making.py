@@ -95,6 +95,23 @@ class Killer:
 
 
 @dataclass(frozen=True)
+class Signalled:
+    """A drawing whose process gets a signal, the first so many times that it is drawn; a file counts them."""
+
+    number: int
+    times: int
+    counter: Path
+
+    def __call__(self) -> Image.Image:
+        with self.counter.open("ab") as file:
+            file.write(b"x")
+        if self.counter.stat().st_size <= self.times:
+            os.kill(os.getpid(), self.number)
+            time.sleep(10)
+        return Image.new("RGB", (10, 8))
+
+
+@dataclass(frozen=True)
 class Greedy:
     """A drawing that runs out of memory."""
 

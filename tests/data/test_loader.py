@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ from tests.data.making import (
     Killer,
     MemorySource,
     NeedsNoTorch,
+    Signalled,
     Slow,
     Square,
     encoded,
@@ -165,6 +167,44 @@ def test_a_decoder_that_dies_costs_its_own_image_only() -> None:
     assert [skip.key for skip in skipped] == ["2", "3", "11"]
     assert skipped[0].reason == "the decoder died of it (exit status 7)"
     assert [int(image[0, 0, 0]) for batch in batches for image in batch.images] == [int(key) for key in kept]
+
+
+def with_one_signalled(tmp_path: Path, number: int, times: int) -> MemorySource:
+    """Twelve good images, of which the eighth is drawn in a process that gets a signal so many times."""
+    records = [Record(f"{i}", Square(i)) for i in range(12)]
+    records[7] = Record("7", Signalled(number, times, tmp_path / "drawn"))
+    return MemorySource({"s": records})
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_worker_killed_from_outside_costs_no_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr(neurolab.data.pool, "PAUSE_SECONDS", 0.01)
+    source = with_one_signalled(tmp_path, signal.SIGKILL, times)
+    batches = list(load_batches(source, SMALL, batch_size=4, workers=1))
+    assert [skip for batch in batches for skip in batch.skipped] == []
+    assert [item.key for batch in batches for item in batch.items] == [f"{i}" for i in range(12)]
+
+
+def test_workers_killed_again_and_again_end_the_pass_and_blame_no_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neurolab.data.pool, "PAUSE_SECONDS", 0.01)
+    source, seen = with_one_signalled(tmp_path, signal.SIGKILL, 99), []
+    with pytest.raises(SourceError, match=r"had 7 were killed.*short of memory. Give fewer workers"):
+        for batch in load_batches(source, SMALL, batch_size=4, workers=1):
+            seen += [item.key for item in batch.items]
+    assert seen == ["0", "1", "2", "3"]
+    assert (tmp_path / "drawn").stat().st_size == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
+def test_a_decoder_that_crashes_is_tried_no_third_time(tmp_path: Path, number: int) -> None:
+    batches = list(load_batches(with_one_signalled(tmp_path, number, 99), SMALL, batch_size=4, workers=1))
+    (skip,) = [skip for batch in batches for skip in batch.skipped]
+    assert skip == ("7", f"the decoder died of it (signal {int(number)})")
+    assert (tmp_path / "drawn").stat().st_size == 2
 
 
 def test_workers_import_little_and_may_print() -> None:

@@ -15,11 +15,12 @@ from neurolab.data.tarfiles import shard_names
 from neurolab.errors import SourceError
 
 ROWS_AT_ONCE = 64
+BUFFER = 2**20  # bytes read at a time of a column
 Row = dict[str, Any] | BrokenRow
 
 
 class TableSource(Source):
-    """Table files with an image column, one shard each, read by random access in constant memory.
+    """Table files with an image column, one shard each, read by random access.
 
     A row's key is the ``path`` in its image struct, else its number; with several files, FILE/KEY.
     """
@@ -66,7 +67,12 @@ class TableSource(Source):
 
 
 class ParquetSource(TableSource):
-    """Parquet files. A row group that cannot be decompressed gives unreadable records for its rows."""
+    """Parquet files. A row group that cannot be decompressed gives unreadable records for its rows.
+
+    Memory is for three pages of the image column (and what the allocator keeps, one or two more) and for
+    ROWS_AT_ONCE rows, however large the row groups are. How large pages are is up to who wrote the file:
+    pyarrow puts 1,024 images into a page if not told otherwise (``write_batch_size``).
+    """
 
     kind = "parquet"
 
@@ -85,7 +91,10 @@ class ParquetSource(TableSource):
 
 
 class SavedSource(TableSource):
-    """A folder written by ``Dataset.save_to_disk``: its Arrow files, memory-mapped by ``datasets``."""
+    """A folder written by ``Dataset.save_to_disk``: its Arrow files, memory-mapped by ``datasets``.
+
+    So they take the memory of ROWS_AT_ONCE rows.
+    """
 
     kind = "huggingface"
 
@@ -127,7 +136,8 @@ def _open(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path)
+        # Else pyarrow holds a whole row group, or each of its columns, before it gives the first row.
+        return pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{path} cannot be read as Parquet: {_first_line(error)} Is it whole?") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -315,3 +316,17 @@ def test_tiny_imagenet(neurolab_data: Path) -> None:
     assert [record.key for record in records] == list(keys[100:103])
     assert set(records[0].labels) == {"wnid", "label", "names"}
     assert decode_image(records[0].payload).size == (64, 64)
+
+
+def test_a_large_row_group_is_not_held_in_memory(tmp_path: Path) -> None:
+    count, size = 600, 100_000
+    images = [{"bytes": os.urandom(size), "path": f"{i}.jpg"} for i in range(count)]
+    path = tmp_path / "one.parquet"
+    pq.write_table(pa.table({"image": images}), path, row_group_size=count, write_batch_size=8)
+    assert pq.ParquetFile(path).num_row_groups == 1
+    expected = [image["bytes"] for image in images]
+    before, most = pa.total_allocated_bytes(), 0
+    for record, data in zip(open_source(path), expected, strict=True):
+        assert record.payload == data
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < count * size / 3

@@ -6,6 +6,7 @@ What cannot be read is never dropped in silence: it becomes a note on the record
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +33,8 @@ class Annotation:
         except UnicodeDecodeError as error:
             self.notes.append(f"{name}: not UTF-8 at byte {error.start}, its captions are left out")
             return
-        self.captions += [line.strip() for line in text.splitlines() if line.strip()]
+        # Not splitlines: it also parts a caption at a form feed or at U+2028, which may stand in any text.
+        self.captions += [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
 
     def add_class(self, data: bytes, name: str) -> None:
         """The label from a .cls file: its text."""

@@ -79,3 +79,11 @@ def test_any_json_gives_text_that_utf8_can_hold(value: object) -> None:
     known = Annotation()
     known.add_json(json.dumps(value).encode("utf-8", "surrogatepass"), "x.json")
     "".join([*known.captions, *known.labels, *known.labels.values()]).encode("utf-8")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_only_line_ends_part_captions(end: str) -> None:
+    odd = "one\u2028two\u2029three\x0bfour\x0cfive\x1csix\x1dseven\x1eeight\x85nine"
+    known = Annotation()
+    known.add_text(f"first{end}{end}{odd}{end} last {end}".encode(), "x.txt")
+    assert (known.captions, known.notes) == (["first", odd, "last"], [])

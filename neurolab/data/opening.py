@@ -32,7 +32,8 @@ def open_any(spec: str | Path | Source | Sequence[str | Path | Source]) -> Sourc
     """See neurolab.data.sources.open_source."""
     if isinstance(spec, Source):
         return spec
-    if isinstance(spec, str) and (selected := split_selection(spec)):
+    # A folder may be called as a selection is written.
+    if isinstance(spec, str) and (selected := split_selection(spec)) and not _is_there(_at_home(spec)):
         return SelectedSource(open_any(selected[0]), selected[1])
     if isinstance(spec, str | Path):
         return _open_one(spec)

@@ -336,3 +336,12 @@ def test_shards_are_values() -> None:
 def test_texts_that_are_none_are_refused_where_they_are_given(wrong: dict[str, Any]) -> None:
     with pytest.raises(SourceError, match="for texts: its key and labels are strings"):
         Record(**{"key": "a", "payload": b""} | wrong)
+
+
+def test_a_folder_may_be_called_as_a_selection_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures[label=x]"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(encoded(1))
+    assert [record.key for record in open_source(str(folder))] == ["a.jpg"]
+    with pytest.raises(SourceError, match="there is nothing at"):
+        open_source(str(tmp_path / "pictures[label=y]"))

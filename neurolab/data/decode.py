@@ -1,7 +1,8 @@
 """From an encoded image to the pixels that a model takes. Imports no torch: decode workers live on it.
 
 Every way in which an image can be bad ends in BadImageError with the reason; nothing else is raised but
-MemoryError and RecursionError, which say something about the process and not about the image.
+SourceError, MemoryError and RecursionError, which say something about the disk or the process and not about
+the image.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from neurolab.errors import BadImageError
+from neurolab.data.files import ListedFile
+from neurolab.errors import BadImageError, SourceError
 
 ORIENTATION_TAG = 0x0112
 ORIENTATIONS = {
@@ -34,20 +36,22 @@ MODES = ("shortest", "longest", "squash")
 # Longer strips are cropped while they are resized: 1 x 10,000 pixels would grow to 1.5 GB first.
 STRIP_ASPECT = 24
 
+Encoded = bytes | Path | ListedFile
 
-def decode_image(payload: bytes | Path | Callable[[], Any] | Image.Image) -> Image.Image:
+
+def decode_image(payload: Encoded | Callable[[], Any] | Image.Image) -> Image.Image:
     """Decode to RGB, upright: EXIF orientation applied, transparency on white, 16 bits scaled to 8.
 
     Of an animation the first frame is taken. CMYK goes through Pillow's conversion, without ICC profiles.
     Raises BadImageError with the reason for anything that is not one whole image of at most
-    ``PIL.Image.MAX_IMAGE_PIXELS`` pixels.
+    ``PIL.Image.MAX_IMAGE_PIXELS`` pixels; SourceError where a listed file is gone or its disk fails.
     """
     try:
         image = _open(payload)
         _check_size(image)
         image.load()
         return to_rgb(_upright(image))
-    except (BadImageError, MemoryError, RecursionError):
+    except (BadImageError, SourceError, MemoryError, RecursionError):
         raise
     except Image.DecompressionBombError as error:
         raise BadImageError(f"decompression bomb: {error}") from error
@@ -61,7 +65,7 @@ def decode_image(payload: bytes | Path | Callable[[], Any] | Image.Image) -> Ima
         raise BadImageError(f"{type(error).__name__}: {text}" if text else type(error).__name__) from error
 
 
-def _open(payload: bytes | Path | Callable[[], Any] | Image.Image) -> Image.Image:
+def _open(payload: Encoded | Callable[[], Any] | Image.Image) -> Image.Image:
     if isinstance(payload, Image.Image):
         return payload
     if callable(payload):
@@ -69,13 +73,19 @@ def _open(payload: bytes | Path | Callable[[], Any] | Image.Image) -> Image.Imag
         if not isinstance(image, Image.Image):
             raise BadImageError(f"the drawing gave {type(image).__name__}, not a PIL image")
         return image
-    data = payload.read_bytes() if isinstance(payload, Path) else bytes(payload)
+    data = _bytes_of(payload)
     if not data:
         raise BadImageError("empty: 0 bytes")
     with warnings.catch_warnings():
         # Pillow's warning about large images becomes our error below, with the numbers.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(io.BytesIO(data))
+
+
+def _bytes_of(payload: Encoded) -> bytes:
+    if isinstance(payload, Path):
+        return payload.read_bytes()
+    return payload.read() if isinstance(payload, ListedFile) else bytes(payload)
 
 
 def _check_size(image: Image.Image) -> None:

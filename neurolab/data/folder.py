@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from neurolab.data.annotations import Annotation
-from neurolab.data.hashing import ContentHash
-from neurolab.data.sources import Record, Shard, Source
+from neurolab.data.files import ListedFile, ask, is_file
+from neurolab.data.hashing import MISSING, ContentHash
+from neurolab.data.sources import Payload, Record, Shard, Source, Unreadable
 from neurolab.errors import SourceError
 
 IMAGE_SUFFIXES = (
@@ -25,19 +26,21 @@ class FolderSource(Source):
     Keys are POSIX paths relative to the folder; bytes of a name that are not UTF-8 are written as ``\\xNN``.
     The labels ``folder`` and ``label`` are the relative path of a file's folder; files at the top have none.
     Captions and more labels come from NAME.txt and NAME.json beside NAME.jpg. Hidden files and folders are
-    skipped. Links are followed; a folder that several links lead to is read once, so loops end.
+    skipped. Links are followed; a folder that several links lead to is read once, so loops end. A link that
+    leads nowhere when the folder is listed is an unreadable record; a file that is gone later, SourceError.
     """
 
     kind = "folder"
 
     def __init__(
-        self, folder: str | Path, location: str | None = None, files: Iterable[str] | None = None
+        self, folder: str | Path, location: str | None = None, files: Iterable[tuple[str, bool]] | None = None
     ) -> None:
         """files: what `files_below` found there, where somebody has looked already."""
         self.folder = Path(folder)
         self.location = location if location is not None else str(folder)
-        found = files_below(self.folder, IMAGE_SUFFIXES) if files is None else files
+        found = dict(files_below(self.folder, IMAGE_SUFFIXES) if files is None else files)
         self._files = sorted(found, key=_sort_key)
+        self._broken = frozenset(name for name, broken in found.items() if broken)
         if not self._files:
             raise SourceError(
                 f"{folder} has no images below it: neurolab reads {', '.join(sorted(IMAGE_SUFFIXES))}, "
@@ -64,18 +67,22 @@ class FolderSource(Source):
             total = ContentHash(self.kind)
             for name in self._files:
                 total.add_text(_key(name))
-                total.add_file(self.folder / name)
+                if name in self._broken:
+                    total.add_bytes(MISSING)
+                else:
+                    total.add_file(self._listed(self.folder / name))
                 for sidecar in self._sidecars(name):
                     total.add_text(sidecar.suffix)
-                    total.add_file(sidecar)
+                    total.add_file(self._listed(sidecar))
             self._hash = total.hexdigest()
         return self._hash
 
     def _sidecars(self, name: str) -> list[Path]:
         path = self.folder / name
-        sidecars = (path.with_suffix(suffix) for suffix in SIDECAR_SUFFIXES)
-        # Path.is_file raises where the name is too long for a file.
-        return [sidecar for sidecar in sidecars if os.path.isfile(sidecar)]
+        return [sidecar for suffix in SIDECAR_SUFFIXES if is_file(sidecar := path.with_suffix(suffix))]
+
+    def _listed(self, path: Path) -> ListedFile:
+        return ListedFile(path, self.folder)
 
     def _record(self, name: str) -> Record:
         known = Annotation()
@@ -84,14 +91,17 @@ class FolderSource(Source):
             known.labels = {"folder": parent, "label": parent}
         for sidecar in self._sidecars(name):
             try:
-                data = sidecar.read_bytes()
+                data = self._listed(sidecar).read()
             except OSError as error:
                 known.notes.append(f"{_key(sidecar.name)}: cannot be read ({error.strerror})")
                 continue
             add = known.add_text if sidecar.suffix == ".txt" else known.add_json
             add(data, _key(sidecar.name))
         captions, notes = tuple(known.captions), tuple(known.notes)
-        return Record(_key(name), self.folder / name, captions, known.labels, notes)
+        payload: Payload = self._listed(self.folder / name)
+        if name in self._broken:
+            payload = Unreadable("the file does not exist (a broken link)")
+        return Record(_key(name), payload, captions, known.labels, notes)
 
 
 def _key(name: str) -> str:
@@ -104,8 +114,9 @@ def _sort_key(name: str) -> tuple[bytes, ...]:
     return tuple(os.fsencode(name).split(b"/"))
 
 
-def files_below(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
-    """POSIX paths of the files below a folder whose names end in one of some suffixes, relative to it.
+def files_below(folder: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """POSIX paths of the files below a folder whose names end in one of some suffixes, relative to it, and
+    whether each is a link to nowhere.
 
     Real folders are walked first and linked ones after them, each real folder once: a loop of links ends, and
     what can be reached without a link is named without it.
@@ -122,8 +133,10 @@ def files_below(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
             name = f"{relative}/{entry.name}" if relative else entry.name
             if _is_folder(entry):
                 (linked if entry.is_symlink() else pending).append(name)
-            elif entry.name.lower().endswith(wanted) and _is_file_or_broken(entry):
-                yield name
+            elif entry.name.lower().endswith(wanted):
+                broken = _leads_nowhere(entry)
+                if broken or _is_file(entry):
+                    yield name, broken
 
 
 def _entries(folder: Path, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
@@ -141,14 +154,19 @@ def _entries(folder: Path, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return entry.is_dir()
+        return ask(entry.is_dir, entry.path)
     except OSError:
         return False
 
 
-def _is_file_or_broken(entry: os.DirEntry[str]) -> bool:
-    """A file, or a link that leads nowhere: a bad image, which the report names. Pipes are neither."""
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """A file, or what cannot be looked at: a bad image, which the report names. Pipes are neither."""
     try:
-        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+        return ask(entry.is_file, entry.path)
     except OSError:
         return True
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    """A link to what is not there: a bad image, too."""
+    return entry.is_symlink() and not _is_file(entry) and not os.path.exists(entry.path)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
+from neurolab.data import patience
+from neurolab.data.files import AGAIN, ListedFile, says_nothing_of_the_file
+from neurolab.data.patience import patiently
 from neurolab.data.sources import Record, Unreadable
 from neurolab.errors import SourceError
 
 CHUNK = 1 << 20
+MISSING = b"missing"
 
 
 class ContentHash:
@@ -26,12 +31,12 @@ class ContentHash:
     def add_text(self, text: str) -> None:
         self.add_bytes(text.encode("utf-8", "surrogatepass"))
 
-    def add_file(self, path: Path) -> None:
-        """The content of a file, read in pieces; a file that cannot be opened counts as missing."""
+    def add_file(self, file: Path | ListedFile) -> None:
+        """The content of a file, read in pieces; one that alone cannot be read counts as missing."""
         try:
-            digest = file_hash(path)
+            digest = file_hash(file) if isinstance(file, Path) else file.apply(file_hash)
         except OSError:
-            digest = b"missing"
+            digest = MISSING
         self.add_bytes(digest)
 
     def hexdigest(self) -> str:
@@ -53,9 +58,11 @@ def files_hash(kind: str, files: Iterable[tuple[str, Path]]) -> str:
     for name, path in files:
         total.add_text(name)
         try:
-            total.add_bytes(file_hash(path))
+            digest = patiently(partial(file_hash, path), says_nothing_of_the_file, patience.DISK_WAITS)
         except OSError as error:
-            raise SourceError(f"cannot read {path}: {error.strerror}. Was it moved or removed?") from error
+            what = f"cannot read {path}: {error.strerror}. Was it moved or removed?"
+            raise SourceError(f"{what} Bring it back, and {AGAIN}") from error
+        total.add_bytes(digest)
     return total.hexdigest()
 
 
@@ -67,7 +74,7 @@ def records_hash(kind: str, records: Iterable[Record]) -> str | None:
             total.add_text(text)
         if isinstance(record.payload, bytes):
             total.add_bytes(record.payload)
-        elif isinstance(record.payload, Path):
+        elif isinstance(record.payload, Path | ListedFile):
             total.add_file(record.payload)
         elif isinstance(record.payload, Unreadable):
             total.add_text("unreadable")

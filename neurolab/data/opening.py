@@ -109,14 +109,14 @@ def _open_folder(folder: Path) -> Source:
         raise SourceError(f"{folder} holds several splits: name one of {names or 'them (none is there)'}")
     if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
         return SavedSource(folder)
-    found = list(files_below(folder, (*IMAGE_SUFFIXES, *SHARD_SUFFIXES)))
+    found = dict(files_below(folder, (*IMAGE_SUFFIXES, *SHARD_SUFFIXES)))
     images = [name for name in found if name.lower().endswith(IMAGE_SUFFIXES)]
     shards = _shards_by_pattern(folder, sorted(set(found) - set(images)))
     if len(shards) + bool(images) > 1:
         raise SourceError(_several_kinds(folder, images, shards))
     for files in shards.values():
         return _open_files(files, str(folder))
-    return FolderSource(folder, files=images)
+    return FolderSource(folder, files=[(name, found[name]) for name in images])
 
 
 def _open_images(spec: str) -> Source:

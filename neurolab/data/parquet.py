@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from neurolab.data import patience
+from neurolab.data.files import AGAIN, may_come_back, says_nothing_of_the_file
 from neurolab.data.hashing import files_hash
+from neurolab.data.patience import patiently, read_on
 from neurolab.data.sources import Record, Shard, Source
 from neurolab.data.tables import BrokenRow, Columns, RowReader, find_columns
 from neurolab.data.tarfiles import shard_names
@@ -67,7 +71,8 @@ class TableSource(Source):
 
 
 class ParquetSource(TableSource):
-    """Parquet files. A row group that cannot be decompressed gives unreadable records for its rows.
+    """Parquet files. A row group that cannot be decompressed gives unreadable records for its rows; what the
+    disk does is tried again, and then ends the reading with SourceError.
 
     Memory is for three pages of the image column (and what the allocator keeps, one or two more) and for
     ROWS_AT_ONCE rows, however large the row groups are. How large pages are is up to who wrote the file:
@@ -77,17 +82,18 @@ class ParquetSource(TableSource):
     kind = "parquet"
 
     def _inspect(self, path: Path) -> tuple[Any, int]:
-        with _open(path) as file:
-            return file.schema_arrow, file.metadata.num_rows
+        try:
+            with patiently(partial(_open, path), says_nothing_of_the_file, patience.DISK_WAITS) as file:
+                return file.schema_arrow, file.metadata.num_rows
+        except OSError as error:
+            raise _unreadable(path, error) from error
 
     def _rows(self, path: Path, names: list[str], start: int, stop: int) -> Iterator[Row]:
-        with _open(path) as file:
-            first = 0
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                if start < first + rows and first < stop:
-                    yield from _group_rows(file, group, names, max(start - first, 0), min(stop - first, rows))
-                first += rows
+        try:
+            once = partial(_rows_once, path, names, stop=stop)
+            yield from read_on(once, start, may_come_back, patience.DISK_WAITS)
+        except OSError as error:
+            raise _unreadable(path, error) from error
 
 
 class SavedSource(TableSource):
@@ -132,6 +138,7 @@ def _arrow_table(path: Path) -> Any:
 
 
 def _open(path: Path) -> Any:
+    """A Parquet file; SourceError where it is none, OSError where the system keeps it from being read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -139,7 +146,28 @@ def _open(path: Path) -> Any:
         # Else pyarrow holds a whole row group, or each of its columns, before it gives the first row.
         return pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER)
     except (pa.ArrowException, OSError) as error:
+        if _is_of_the_system(error):
+            raise
         raise SourceError(f"{path} cannot be read as Parquet: {_first_line(error)} Is it whole?") from error
+
+
+def _is_of_the_system(error: Exception) -> bool:
+    """Of pyarrow's OSErrors, many say that the content is damaged; those of the system have its number."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
+def _unreadable(path: Path, error: OSError) -> SourceError:
+    return SourceError(f"{path} cannot be read: {error.strerror}. Bring it back, and {AGAIN}")
+
+
+def _rows_once(path: Path, names: list[str], start: int, stop: int) -> Iterator[Row]:
+    with _open(path) as file:
+        first = 0
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if start < first + rows and first < stop:
+                yield from _group_rows(file, group, names, max(start - first, 0), min(stop - first, rows))
+            first += rows
 
 
 def _group_rows(file: Any, group: int, names: list[str], start: int, stop: int) -> Iterator[Row]:
@@ -156,6 +184,8 @@ def _group_rows(file: Any, group: int, names: list[str], start: int, stop: int) 
             if row >= stop:
                 return
     except (pa.ArrowException, OSError) as error:
+        if _is_of_the_system(error):
+            raise
         broken = BrokenRow(f"row group {group} cannot be read: {_first_line(error)}")
         yield from [broken] * (stop - max(row, start))
         return

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from neurolab.data import patience
 from neurolab.data.decode import ImageTransform
 from neurolab.data.items import Decoded, Skip
 from neurolab.data.sources import Record
@@ -49,14 +50,14 @@ class WorkerProcess:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.input, self.output = self.process.stdin, self.process.stdout
         try:
-            send(self.input, (Image.MAX_IMAGE_PIXELS, transform))
+            send(self.input, (Image.MAX_IMAGE_PIXELS, patience.DISK_WAITS, transform))
             receive(self.output)
         except (OSError, EOFError) as error:
             # Not WorkerDied: that would put the blame on the images.
             how = self.close()
             raise SourceError(f"a decode worker does not start ({sys.executable}, {how})") from error
 
-    def decode(self, task: bytes) -> Decoded | str:
+    def decode(self, task: bytes) -> Decoded | SourceError | str:
         """Decode a pickled group of records; WorkerDied if the process ended over it."""
         try:
             write(self.input, task)
@@ -149,6 +150,8 @@ class DecodePool:
             raise WorkerDied(how, death.killed) from death
         with self._lock:
             self._free.append(worker)
+        if isinstance(decoded, SourceError):
+            raise decoded
         if isinstance(decoded, str):
             raise SourceError(f"{_cannot_send(records)}: {decoded}")
         return decoded

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neurolab.data.files import ListedFile
 from neurolab.errors import BadImageError, SourceError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Drawing = Callable[[], "Image.Image"]
 """A picklable call without arguments that draws the image: an instance of a class in an importable module."""
 
-Payload = bytes | Path | Drawing
+Payload = bytes | Path | ListedFile | Drawing
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ class Unreadable:
 class Record:
     """One image of a source, not yet decoded.
 
-    ``key`` is unique in the source and the same on every machine. ``payload`` is the encoded image, the path
-    of its file, or a drawing. ``notes`` say what was wrong beside the image (captions that cannot be read).
-    Raises SourceError for texts that are none: they would end a build where it writes them down.
+    ``key`` is unique in the source and the same on every machine. ``payload`` is the encoded image, its file,
+    or a drawing; a path that leads nowhere is a bad image, a listed file that is gone ends the reading.
+    ``notes`` say what was wrong beside the image (captions that cannot be read). Raises SourceError for texts
+    that are none: they would end a build where it writes them down.
     """
 
     key: str

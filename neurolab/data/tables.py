@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from neurolab.data.annotations import CAPTION_KEYS, LABEL_KEYS, Annotation
+from neurolab.data.files import AGAIN, ListedFile, is_file, problem_of_listing
 from neurolab.data.samples import UniqueKeys
 from neurolab.data.sources import Payload, Record, Unreadable
 from neurolab.errors import SourceError
@@ -191,7 +192,12 @@ class RowReader:
         if "://" in path:
             return fetch(path)
         file = Path(path) if self.folder is None else self.folder / path
-        return file if file.is_file() else Unreadable(f"the row has no bytes, and there is no file {path}")
+        folder = file.parent if self.folder is None else self.folder
+        if is_file(file):
+            return ListedFile(file, folder)
+        if self.folder is not None and (problem := problem_of_listing(folder)):
+            raise SourceError(f"{folder} cannot be listed any more ({problem}). Bring it back, and {AGAIN}")
+        return Unreadable(f"the row has no bytes, and there is no file {path}")
 
 
 def fetch(url: str) -> Payload:

@@ -6,10 +6,14 @@ import tarfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from neurolab.data import patience
+from neurolab.data.files import AGAIN, may_come_back, says_nothing_of_the_file
 from neurolab.data.hashing import files_hash
+from neurolab.data.patience import patiently, read_on
 from neurolab.data.samples import UniqueKeys, group_members, printable, sample_record
 from neurolab.data.sources import Record, Shard, Source
 from neurolab.data.tarfiles import broken_shard, shard_names, tar_members
@@ -45,6 +49,7 @@ class TarSource(Source):
     A record's key is its sample's key; with several shards, SHARD/KEY. A key that comes again in a shard gets
     ``~2``. The headers of all shards are read once, when the number of records is first asked for. A shard
     that breaks off gives the samples before the break, and behind them one unreadable record that says so.
+    What the disk does is tried again, and then ends the reading with SourceError.
     """
 
     kind = "webdataset"
@@ -71,14 +76,21 @@ class TarSource(Source):
         return list(self._shards)
 
     def read(self, shard: Shard, start: int = 0, stop: int | None = None) -> Iterator[Record]:
-        index = self._index(shard.name)
+        try:
+            once = partial(self._read_once, shard.name, stop=stop)
+            yield from read_on(once, start, may_come_back, patience.DISK_WAITS)
+        except OSError as error:
+            raise self._unreadable(shard.name, error) from error
+
+    def _read_once(self, name: str, start: int, stop: int | None) -> Iterator[Record]:
+        index = self._index(name)
         end = len(index) if stop is None else min(stop, len(index))
-        prefix = f"{shard.name}/" if len(self.files) > 1 else ""
-        with self._open(shard.name) as stream:
+        prefix = f"{name}/" if len(self.files) > 1 else ""
+        with self._open(name) as stream:
             load = _loader(stream)
             for number in range(start, end):
                 if number == len(index.keys):
-                    yield broken_shard(shard.name, number, index.broken or "")
+                    yield broken_shard(name, number, index.broken or "")
                 else:
                     key = prefix + index.keys[number]
                     yield sample_record(index.samples[number], key, load, index.problems.get(number, ()))
@@ -90,23 +102,29 @@ class TarSource(Source):
         return self._hash
 
     def _open(self, name: str) -> Any:
-        try:
-            return self.files[name].open("rb")
-        except OSError as error:
-            raise SourceError(f"cannot open the shard {self.files[name]}: {error.strerror}") from error
+        return self.files[name].open("rb")
+
+    def _unreadable(self, name: str, error: OSError) -> SourceError:
+        return SourceError(
+            f"cannot open or read the shard {self.files[name]}: {error.strerror}. Bring it back, and {AGAIN}"
+        )
 
     def _index(self, name: str) -> TarIndex:
         """The index of a shard; the last few are kept."""
         if name not in self._indexes:
-            with self._open(name) as stream:
-                try:
-                    self._indexes[name] = read_index(stream, self.files[name])
-                except OSError as error:
-                    raise SourceError(f"cannot read {self.files[name]}: {error.strerror}") from error
+            once = partial(self._read_index, name)
+            try:
+                self._indexes[name] = patiently(once, says_nothing_of_the_file, patience.DISK_WAITS)
+            except OSError as error:
+                raise self._unreadable(name, error) from error
         self._indexes.move_to_end(name)
         while len(self._indexes) > INDEXES_KEPT:
             self._indexes.popitem(last=False)
         return self._indexes[name]
+
+    def _read_index(self, name: str) -> TarIndex:
+        with self._open(name) as stream:
+            return read_index(stream, self.files[name])
 
 
 def read_index(stream: Any, path: Path) -> TarIndex:

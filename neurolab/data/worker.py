@@ -20,10 +20,11 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from neurolab.data import patience
 from neurolab.data.decode import ImageTransform, decode_image, make_thumbnail
 from neurolab.data.items import Decoded, Item, Skip
 from neurolab.data.sources import Record
-from neurolab.errors import BadImageError
+from neurolab.errors import BadImageError, SourceError
 
 READY = "ready"
 
@@ -40,7 +41,9 @@ def decode_record(record: Record, transform: ImageTransform) -> tuple[Item, np.n
 
 
 def decode_group(records: Sequence[Record], transform: ImageTransform) -> Decoded:
-    """A group of records decoded; bad images drop out of the pixels and are listed with their reasons."""
+    """A group of records decoded; bad images drop out of the pixels and are listed with their reasons.
+
+    SourceError where it is not the images that are bad, but where they lie."""
     items: list[Item] = []
     skipped: list[Skip] = []
     pixels = np.empty((len(records), *transform.size, 3), np.uint8)
@@ -88,10 +91,10 @@ def send_decoded(stream: IO[bytes], decoded: Decoded) -> None:
     stream.flush()
 
 
-def receive_decoded(stream: IO[bytes]) -> Decoded | str:
-    """Read decoded images, or the complaint of a worker that could not take its task."""
+def receive_decoded(stream: IO[bytes]) -> Decoded | SourceError | str:
+    """Read decoded images, or what kept a worker from them: its source, or a task that it could not take."""
     message = receive(stream)
-    if isinstance(message, str):
+    if isinstance(message, SourceError | str):
         return message
     shape, items, skipped, notes = message
     pixels = np.empty(shape, np.uint8)
@@ -119,7 +122,7 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     source = sys.stdin.buffer
-    Image.MAX_IMAGE_PIXELS, transform = receive(source)
+    Image.MAX_IMAGE_PIXELS, patience.DISK_WAITS, transform = receive(source)
     send(output, READY)
     while True:
         try:
@@ -129,4 +132,9 @@ def serve() -> None:
         except Exception as error:
             send(output, f"{type(error).__name__}: {error}")
             continue
-        send_decoded(output, decode_group(records, transform))
+        try:
+            decoded = decode_group(records, transform)
+        except SourceError as error:
+            send(output, error)
+            continue
+        send_decoded(output, decoded)

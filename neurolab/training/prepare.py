@@ -231,7 +231,8 @@ def records_digest(records: list[Record]) -> str:
     """SHA-256 over the records' keys and, of drawings that are values, over every choice made for them."""
     digest = hashlib.sha256()
     for record in records:
-        drawn = repr(record.payload) if dataclasses.is_dataclass(record.payload) else ""
+        is_value = callable(record.payload) and dataclasses.is_dataclass(record.payload)
+        drawn = repr(record.payload) if is_value else ""
         digest.update(f"{record.key}\0{drawn}\0".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 

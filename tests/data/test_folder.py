@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from neurolab.data.files import ListedFile
 from neurolab.data.folder import SHARD_SIZE, FolderSource
 from neurolab.data.sources import Shard
 from neurolab.errors import SourceError
@@ -39,7 +40,7 @@ def test_keys_labels_and_captions(tmp_path: Path) -> None:
     assert records["b/c/dog.JPG"].captions == ("a dog", "ein Hund, größer")
     assert records["b/cat.png"].labels == {"folder": "b", "label": "felis"}
     assert records["b/cat.png"].captions == ("a cat",)
-    assert records["a.webp"].payload == tmp_path / "a.webp"
+    assert records["a.webp"].payload == ListedFile(tmp_path / "a.webp", tmp_path)
 
 
 def test_a_wrong_sidecar_is_noted_and_the_image_kept(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_names_of_any_kind(tmp_path: Path) -> None:
     found = keys(tmp_path)
     assert set(found) == {*names, "caf\\xe9.jpg"}
     assert all(key.encode("utf-8") for key in found)
-    assert all(isinstance(r.payload, Path) and r.payload.read_bytes() for r in FolderSource(tmp_path))
+    assert all(isinstance(r.payload, ListedFile) and r.payload.read() for r in FolderSource(tmp_path))
 
 
 def test_shards_and_ranges(tmp_path: Path) -> None:

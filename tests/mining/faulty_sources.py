@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from neurolab.data.folder import FolderSource
 from neurolab.data.sources import Record, Source
 from tests.data.making import encoded
 from tests.mining.faulty_images import ODD, UNREADABLE, saved
@@ -168,15 +167,6 @@ def _(place: Path) -> Mined:
     (place / "m.jpg").write_bytes(encoded(5))
     (place / "m.jpg").chmod(0)
     return Mined(place, around(place), {"m.jpg": "Permission denied"})
-
-
-@fault("a file that goes away between listing and reading")
-def _(place: Path) -> Mined:
-    records = put(place, *good("a.jpg", "m.jpg", "z.jpg"))
-    source = FolderSource(place)
-    source.content_hash()
-    (place / "m.jpg").unlink()
-    return Mined(source, [records[0], records[2]], {"m.jpg": "does not exist"})
 
 
 @fault("names in every script, composed and decomposed, and with signs that change the direction")

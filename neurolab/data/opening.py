@@ -17,6 +17,7 @@ from neurolab.data.selected import SelectedSource, split_selection
 from neurolab.data.sources import Source
 from neurolab.data.streams import TarStreamSource
 from neurolab.data.tars import TarSource
+from neurolab.data.web import local_path
 from neurolab.errors import SourceError
 
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -59,6 +60,7 @@ def _open_one(spec: str | Path) -> Source:
             return _open_images(spec)
         if spec.startswith("pipe:"):
             raise SourceError(f"{spec!r} would run a command: neurolab reads URLs, not pipes")
+        spec = local_path(spec)
         if re.match(r"^\w+(::\w+)*://", spec):
             return _open_urls(spec)
     path = _at_home(spec)

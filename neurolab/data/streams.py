@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import tarfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from neurolab.data import patience
+from neurolab.data.fingerprints import fingerprints
 from neurolab.data.hashing import ContentHash, files_hash
+from neurolab.data.patience import read_on
 from neurolab.data.samples import UniqueKeys, group_members, printable, sample_record
 from neurolab.data.sources import Record, Shard, Source
 from neurolab.data.tarfiles import broken_shard, shard_names, tar_members
+from neurolab.data.web import is_http, local_path, open_fsspec, open_http
 from neurolab.errors import SourceError
-
-ATTEMPTS = 3
-PAUSE_SECONDS = 1.0
-TIMEOUT_SECONDS = 60.0
 
 
 class StreamBroken(SourceError):
@@ -29,8 +27,9 @@ class TarStreamSource(Source):
     """Tar shards behind URLs (http, and what fsspec or webdataset's gopen open), or compressed on disk.
 
     Keys are those of TarSource. The number of records is not known before they are read, and a range is
-    reached by reading what is before it. A connection that breaks is opened again up to three times and read
-    on where it was; then SourceError is raised, and a build can be resumed later.
+    reached by reading what is before it. A connection that breaks is opened again and read on where it was;
+    three times within half a minute for the same record (`neurolab.data.patience`), then SourceError is
+    raised, and a build can be resumed later.
     """
 
     kind = "webdataset"
@@ -39,7 +38,7 @@ class TarStreamSource(Source):
         for url in urls:
             if url.startswith("pipe:"):
                 raise SourceError(f"{url!r} would run a command: neurolab reads URLs, not pipes")
-        self.urls = dict(zip(shard_names(urls), urls, strict=True))
+        self.urls = dict(zip(shard_names(urls), map(local_path, urls), strict=True))
         self.location = location if location is not None else ", ".join(urls)
         self._hash: str | None = None
 
@@ -47,23 +46,13 @@ class TarStreamSource(Source):
         return [Shard(name, None) for name in self.urls]
 
     def read(self, shard: Shard, start: int = 0, stop: int | None = None) -> Iterator[Record]:
-        position, failures = start, 0
-        while stop is None or position < stop:
-            try:
-                for record in self._read_once(shard.name, position, stop):
-                    yield record
-                    position, failures = position + 1, 0
-                return
-            except StreamBroken:
-                failures += 1
-                if failures == ATTEMPTS:
-                    raise
-                time.sleep(PAUSE_SECONDS * failures)
+        once = partial(self._read_once, shard.name, stop=stop)
+        return read_on(once, start, lambda error: isinstance(error, StreamBroken), patience.NET_WAITS)
 
     def content_hash(self) -> str:
         """SHA-256 over the shards' names and bytes on disk; of URLs, over names and what the server tells.
 
-        The server's entity tag (``ETag``), else the size, stands for the bytes: hashing them would fetch
+        The server's entity tag (``ETag``), else date and size, stand for the bytes: hashing them would fetch
         everything twice.
         """
         if self._hash is None:
@@ -72,14 +61,16 @@ class TarStreamSource(Source):
                 self._hash = files_hash(self.kind, files.items())
             else:
                 total = ContentHash("webdataset stream")
-                for name, url in self.urls.items():
+                for name, told in zip(self.urls, fingerprints(list(self.urls.values())), strict=True):
                     total.add_text(name)
-                    total.add_text(fingerprint(url))
+                    total.add_text(told)
                 self._hash = total.hexdigest()
         return self._hash
 
     def _read_once(self, name: str, start: int, stop: int | None) -> Iterator[Record]:
         prefix = f"{name}/" if len(self.urls) > 1 else ""
+        if stop is not None and start >= stop:
+            return
         breaks: list[str] = []
         problems: list[str] = []
         unique = UniqueKeys()
@@ -114,6 +105,8 @@ class _GuardedStream:
             raise
         except FileNotFoundError as error:
             raise SourceError(f"there is nothing at {url}: check the address") from error
+        except PermissionError as error:
+            raise SourceError(f"{url} may not be read: {error}") from error
         except Exception as error:
             raise self._broken("cannot be opened", error) from error
 
@@ -138,61 +131,14 @@ class _GuardedStream:
 
 def _open_url(url: str) -> Any:
     """http(s) through urllib, other schemes through fsspec, and what that cannot open through webdataset."""
-    import fsspec
     from webdataset.gopen import gopen, gopen_schemes
 
-    scheme = url.partition("://")[0] if "://" in url else "file"
-    if scheme in ("http", "https"):
-        return _HttpStream(url)
+    if is_http(url):
+        return open_http(url)
     try:
-        return fsspec.open(url, "rb").open()
+        return open_fsspec(url)
     except (ImportError, ValueError) as error:
         # fsspec does not know the scheme, or lacks the package for it.
-        if scheme not in gopen_schemes:
+        if url.partition("://")[0] not in gopen_schemes:
             raise SourceError(f"{url} cannot be opened: {error}") from error
     return gopen(url)
-
-
-class _HttpStream:
-    """A web download read from front to back. A connection closed too early is an error here, not an end."""
-
-    def __init__(self, url: str) -> None:
-        try:
-            self.response = urllib.request.urlopen(_request(url), timeout=TIMEOUT_SECONDS)
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code in (403, 404, 410):
-                raise SourceError(f"there is nothing at {url} ({error.code} {error.reason})") from error
-            raise
-        length = self.response.headers.get("Content-Length")
-        self.left = int(length) if length else None
-
-    def read(self, size: int = -1) -> bytes:
-        data = bytes(self.response.read(size if size >= 0 else None))
-        if self.left is not None:
-            self.left -= len(data)
-            if self.left > 0 and (not data or size < 0):
-                raise ConnectionError(f"the connection ended {self.left} bytes before the end")
-        return data
-
-    def close(self) -> None:
-        self.response.close()
-
-
-def _request(url: str, method: str = "GET") -> urllib.request.Request:
-    return urllib.request.Request(url, method=method, headers={"User-Agent": "neurolab"})
-
-
-def fingerprint(url: str) -> str:
-    """What the server says of a file without sending it: its entity tag, else its size, else nothing."""
-    import fsspec
-
-    try:
-        if url.startswith(("http://", "https://")):
-            with urllib.request.urlopen(_request(url, "HEAD"), timeout=TIMEOUT_SECONDS) as response:
-                return str(response.headers.get("ETag") or response.headers.get("Content-Length") or "")
-        system, path = fsspec.core.url_to_fs(url)
-        info = system.info(path)
-    except Exception:
-        return ""
-    return str(info.get("ETag") or info.get("etag") or info.get("size") or "")

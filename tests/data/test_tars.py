@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import http.server
+import io
 import json
 import shutil
 import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
 import webdataset
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import neurolab.data.streams
 import neurolab.data.tars
+from neurolab.data import patience
 from neurolab.data.sources import Record, Source, Unreadable, open_source
 from neurolab.data.streams import StreamBroken, TarStreamSource
 from neurolab.data.tarfiles import shard_names
@@ -253,7 +257,7 @@ def test_a_download_that_ends_too_early(tmp_path: Path, monkeypatch: pytest.Monk
             return None
 
     path = write_tar(tmp_path / "x.tar", samples(30))
-    monkeypatch.setattr(neurolab.data.streams, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "NET_WAITS", (0.0, 0.0, 0.0))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cut) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(StreamBroken, match="ended 80000 bytes before the end"):
@@ -291,12 +295,58 @@ def test_a_broken_connection_is_opened_again(tmp_path: Path, monkeypatch: pytest
     path = write_tar(tmp_path / "x.tar", samples(30))
     whole = path.stat().st_size
     limits = iter([whole // 3, whole // 2, whole // 2, whole])
-    monkeypatch.setattr(neurolab.data.streams, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "NET_WAITS", (0.0, 0.0, 0.0))
     monkeypatch.setattr(neurolab.data.streams, "_open_url", lambda url: Flaky(path, next(limits)))
     assert list(TarStreamSource(["http://x/x.tar"])) == list(TarSource([path]))
     monkeypatch.setattr(neurolab.data.streams, "_open_url", lambda url: Flaky(path, whole // 2))
     with pytest.raises(StreamBroken, match=r"reset by peer.*start again"):
         list(TarStreamSource(["http://x/x.tar"]))
+
+
+def test_a_stream_is_opened_again_three_times_for_one_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tar(tmp_path / "x.tar", samples(30))
+    half, whole = path.stat().st_size // 2, path.stat().st_size
+    waits: list[float] = []
+    monkeypatch.setattr(patience, "sleep", waits.append)
+    limits = iter([half, half, half, whole, half, half, half, half])
+    monkeypatch.setattr(neurolab.data.streams, "_open_url", lambda url: Flaky(path, next(limits)))
+    assert len(list(TarStreamSource(["http://x/x.tar"]))) == 30
+    assert waits == [2.0, 8.0, 20.0]
+    with pytest.raises(StreamBroken):
+        list(TarStreamSource(["http://x/x.tar"]))
+    assert next(limits, None) is None, "no more than asked for"
+
+
+class ShortFiles(MemoryFileSystem):
+    """Files of which some openings end early, without an error."""
+
+    protocol = "short"
+    cuts: ClassVar[list[int]] = []
+    data = b""
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        return io.BytesIO(self.data[: self.cuts.pop(0)] if self.cuts else self.data)
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        return {"name": path, "size": len(self.data), "type": "file"}
+
+
+def test_a_file_that_ends_early_without_an_error_is_broken_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tar(tmp_path / "x.tar", samples(30))
+    fsspec.register_implementation("short", ShortFiles, clobber=True)
+    monkeypatch.setattr(ShortFiles, "data", path.read_bytes())
+    monkeypatch.setattr(patience, "NET_WAITS", (0.0, 0.0))
+    ShortFiles.cuts[:] = [20_480, 5_120]
+    assert list(TarStreamSource(["short://x.tar"])) == list(TarSource([path]))
+    ShortFiles.cuts[:] = [20_480] * 9
+    left = path.stat().st_size - 20_480
+    with pytest.raises(StreamBroken, match=f"ended {left} bytes before the end"):
+        list(TarStreamSource(["short://x.tar"]))
+    ShortFiles.cuts.clear()
 
 
 def test_flickr8k(neurolab_data: Path) -> None:

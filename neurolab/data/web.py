@@ -1,0 +1,90 @@
+"""Files behind URLs, read from front to back and to their end."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from neurolab.errors import SourceError
+
+TIMEOUT_SECONDS = 60.0
+GONE = (404, 410)
+PASSING_REFUSALS = (408, 425, 429)
+"""Timeout, too early, too many requests: the only answers of the 400s that may be others later."""
+
+
+class UrlRefused(SourceError):
+    """A server answered that it will not give a file, and will go on saying so."""
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether asking again may help: all that a network does, but no answer that is meant to last."""
+    return not isinstance(error, SourceError | FileNotFoundError | PermissionError | ImportError)
+
+
+def is_http(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
+
+
+def local_path(url: str) -> str:
+    """The path that a ``file://`` URL names; other URLs and paths as they are."""
+    if not url.startswith("file://"):
+        return url
+    path = url.removeprefix("file://").removeprefix("localhost")
+    return path if Path(path).exists() else unquote(path)
+
+
+def request(
+    url: str, method: str = "GET", headers: Mapping[str, str] | None = None, timeout: float = TIMEOUT_SECONDS
+) -> Any:
+    """The response to a request; UrlRefused where the answer will stay the same, else what urllib raises."""
+    asked = urllib.request.Request(url, method=method, headers={"User-Agent": "neurolab", **(headers or {})})
+    try:
+        return urllib.request.urlopen(asked, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code // 100 != 4 or error.code in PASSING_REFUSALS:
+            raise
+        what = "there is nothing at" if error.code in GONE else "the server refuses"
+        raise UrlRefused(f"{what} {url} ({error.code} {error.reason})") from error
+
+
+def open_http(url: str, timeout: float = TIMEOUT_SECONDS) -> WholeStream:
+    response = request(url, timeout=timeout)
+    length = response.headers.get("Content-Length")
+    return WholeStream(response, int(length) if length else None)
+
+
+def open_fsspec(url: str) -> WholeStream:
+    """What fsspec opens; ImportError or ValueError where it does not know the scheme or lacks its package."""
+    import fsspec
+
+    system, path = fsspec.core.url_to_fs(url)
+    stream = system.open(path, "rb")
+    try:
+        size = system.info(path).get("size")
+    except NotImplementedError:
+        size = None
+    return WholeStream(stream, size)
+
+
+class WholeStream:
+    """A stream that must give so many bytes (None: nobody knows); to end before that is an error."""
+
+    def __init__(self, stream: Any, size: int | None) -> None:
+        self.stream, self.left = stream, size
+
+    def read(self, size: int = -1) -> bytes:
+        data = bytes(self.stream.read(size) if size >= 0 else self.stream.read())
+        if self.left is not None:
+            self.left -= len(data)
+            if self.left > 0 and size and (not data or size < 0):
+                raise ConnectionError(f"the connection ended {self.left} bytes before the end")
+        return data
+
+    def close(self) -> None:
+        self.stream.close()

@@ -47,7 +47,7 @@ def decode_image(payload: Encoded | Callable[[], Any] | Image.Image) -> Image.Im
     ``PIL.Image.MAX_IMAGE_PIXELS`` pixels; SourceError where a listed file is gone or its disk fails.
     """
     try:
-        image = _open(payload)
+        image = open_image(payload)
         _check_size(image)
         image.load()
         return to_rgb(_upright(image))
@@ -65,7 +65,8 @@ def decode_image(payload: Encoded | Callable[[], Any] | Image.Image) -> Image.Im
         raise BadImageError(f"{type(error).__name__}: {text}" if text else type(error).__name__) from error
 
 
-def _open(payload: Encoded | Callable[[], Any] | Image.Image) -> Image.Image:
+def open_image(payload: Encoded | Callable[[], Any] | Image.Image) -> Image.Image:
+    """The Pillow image of a payload, its pixels not read yet. Raises whatever Pillow does."""
     if isinstance(payload, Image.Image):
         return payload
     if callable(payload):

@@ -10,6 +10,7 @@ from pathlib import Path
 from neurolab.data import patience
 from neurolab.data.files import AGAIN, ListedFile, says_nothing_of_the_file
 from neurolab.data.patience import patiently
+from neurolab.data.remote import Remote
 from neurolab.data.sources import Record, Unreadable
 from neurolab.errors import SourceError
 
@@ -67,7 +68,10 @@ def files_hash(kind: str, files: Iterable[tuple[str, Path]]) -> str:
 
 
 def records_hash(kind: str, records: Iterable[Record]) -> str | None:
-    """SHA-256 over keys, captions, labels and image bytes of records; None when one is drawn by a call."""
+    """SHA-256 over keys, captions, labels and image bytes of records; None when one is drawn by a call.
+
+    Of an image behind a URL, over that: it would be fetched twice.
+    """
     total = ContentHash(kind)
     for record in records:
         for text in (record.key, repr(record.captions), repr(sorted(record.labels.items()))):
@@ -79,6 +83,9 @@ def records_hash(kind: str, records: Iterable[Record]) -> str | None:
         elif isinstance(record.payload, Unreadable):
             total.add_text("unreadable")
             total.add_text(record.payload.reason)
+        elif isinstance(record.payload, Remote):
+            total.add_text("behind a URL")
+            total.add_text(record.payload.url)
         else:
             return None
     return total.hexdigest()

@@ -12,6 +12,7 @@ from itertools import islice
 from neurolab.data.decode import ImageTransform
 from neurolab.data.items import Batch, Decoded, Item, Skip
 from neurolab.data.pool import DecodePool
+from neurolab.data.remote import fetched
 from neurolab.data.sources import Record, Source
 from neurolab.data.worker import decode_group
 from neurolab.errors import SourceError
@@ -75,7 +76,7 @@ def iterate_groups(source: Source, batch_size: int, done: Mapping[str, int]) -> 
         number = done.get(shard.name, 0)
         if number == ALL_DONE or (shard.size is not None and number * batch_size >= shard.size):
             continue
-        records = source.read(shard, number * batch_size)
+        records = fetched(source.read(shard, number * batch_size))
         while group := list(islice(records, batch_size)):
             start = number * batch_size
             # A full group of a shard of unknown size may be its last or not: only reading on would tell.

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 DISK_WAITS: tuple[float, ...] = (0.2, 0.8, 2.0)
 NET_WAITS: tuple[float, ...] = (2.0, 8.0, 20.0)
-"""Seconds before each further attempt."""
+ROW_WAITS: tuple[float, ...] = (1.0, 4.0)
+"""Seconds before each further attempt: of a disk, of a server, of a server for one image of many."""
 
 T = TypeVar("T")
 MayPass = Callable[[Exception], bool]

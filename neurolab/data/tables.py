@@ -14,6 +14,7 @@ from typing import Any
 
 from neurolab.data.annotations import CAPTION_KEYS, LABEL_KEYS, Annotation
 from neurolab.data.files import AGAIN, ListedFile, is_file, problem_of_listing
+from neurolab.data.remote import Remote
 from neurolab.data.samples import UniqueKeys
 from neurolab.data.sources import Payload, Record, Unreadable
 from neurolab.errors import SourceError
@@ -190,7 +191,7 @@ class RowReader:
     def _file(self, path: str) -> Payload:
         """The image of a row that has only its path: a file beside the table, or behind a URL."""
         if "://" in path:
-            return fetch(path)
+            return Remote(path)
         file = Path(path) if self.folder is None else self.folder / path
         folder = file.parent if self.folder is None else self.folder
         if is_file(file):
@@ -198,19 +199,6 @@ class RowReader:
         if self.folder is not None and (problem := problem_of_listing(folder)):
             raise SourceError(f"{folder} cannot be listed any more ({problem}). Bring it back, and {AGAIN}")
         return Unreadable(f"the row has no bytes, and there is no file {path}")
-
-
-def fetch(url: str) -> Payload:
-    """The bytes behind a URL that fsspec opens; SourceError when the network fails."""
-    import fsspec
-
-    try:
-        with fsspec.open(url, "rb") as stream:
-            return bytes(stream.read())
-    except FileNotFoundError:
-        return Unreadable(f"the row has no bytes, and there is nothing at {url}")
-    except Exception as error:
-        raise SourceError(f"{url} cannot be fetched: {type(error).__name__}: {error}") from error
 
 
 def _key_of(path: Any) -> str:

@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from neurolab.errors import SourceError
 
@@ -42,7 +42,8 @@ def request(
     url: str, method: str = "GET", headers: Mapping[str, str] | None = None, timeout: float = TIMEOUT_SECONDS
 ) -> Any:
     """The response to a request; UrlRefused where the answer will stay the same, else what urllib raises."""
-    asked = urllib.request.Request(url, method=method, headers={"User-Agent": "neurolab", **(headers or {})})
+    sent = {"User-Agent": "neurolab", **(headers or {})}
+    asked = urllib.request.Request(_in_ascii(url), method=method, headers=sent)
     try:
         return urllib.request.urlopen(asked, timeout=timeout)
     except urllib.error.HTTPError as error:
@@ -51,6 +52,14 @@ def request(
             raise
         what = "there is nothing at" if error.code in GONE else "the server refuses"
         raise UrlRefused(f"{what} {url} ({error.code} {error.reason})") from error
+
+
+def _in_ascii(url: str) -> str:
+    """A URL as HTTP writes it, with spaces and what is not ASCII as %XX."""
+    parts = urlsplit(url)
+    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode("ascii")
+    path, query = (quote(part, safe="/%:=&?~#+!$,;'@()*[]") for part in (parts.path, parts.query))
+    return parts._replace(netloc=host, path=path, query=query).geturl()
 
 
 def open_http(url: str, timeout: float = TIMEOUT_SECONDS) -> WholeStream:
@@ -65,11 +74,8 @@ def open_fsspec(url: str) -> WholeStream:
 
     system, path = fsspec.core.url_to_fs(url)
     stream = system.open(path, "rb")
-    try:
-        size = system.info(path).get("size")
-    except NotImplementedError:
-        size = None
-    return WholeStream(stream, size)
+    size = getattr(stream, "size", None)
+    return WholeStream(stream, system.info(path).get("size") if size is None else size)
 
 
 class WholeStream:

@@ -64,12 +64,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return None
 
 
+class _Listener(http.server.ThreadingHTTPServer):
+    request_queue_size = 64  # as many as ask at once
+
+
 @contextmanager
 def serving(files: dict[str, bytes]) -> Iterator[Server]:
     """A server of these files, as long as the block lasts; its settings may be changed meanwhile."""
     served = Server(files)
     handler = type("Handler", (_Handler,), {"served": served})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with _Listener(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         served.address = f"http://127.0.0.1:{server.server_address[1]}"

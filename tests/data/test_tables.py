@@ -19,6 +19,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Sequence
 from neurolab.data.decode import decode_image
 from neurolab.data.hub import SPEC, open_hub
 from neurolab.data.parquet import ParquetSource, SavedSource
+from neurolab.data.remote import fetched
 from neurolab.data.sources import Record, Source, Unreadable, open_source
 from neurolab.data.tables import find_columns
 from neurolab.errors import SourceError
@@ -303,7 +304,7 @@ def test_streamed_image_folders_and_files_behind_urls(tmp_path: Path) -> None:
     with fsspec.open("memory://pictures/1.jpg", "wb") as stream:
         stream.write(encoded(2))
     urls = [{"bytes": None, "path": f"memory://pictures/{i}.jpg"} for i in (1, 2)]
-    first, second = ParquetSource([write(tmp_path / "t.parquet", {"image": urls})])
+    first, second = fetched(ParquetSource([write(tmp_path / "t.parquet", {"image": urls})]))
     assert first.payload == encoded(2)
     assert isinstance(second.payload, Unreadable)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
@@ -29,6 +29,7 @@ class ConcatSource(Source):
         unique = UniqueKeys("-")
         self.parts = {unique(_stem(part.location)): part for part in parts}
         self.location = ", ".join(part.location for part in parts)
+        self.remote = any(part.remote for part in parts)
 
     def shards(self) -> list[Shard]:
         return [
@@ -54,18 +55,19 @@ class ConcatSource(Source):
 class LimitedSource(Source):
     """The first ``count`` records of a source.
 
-    Its content hash is over these records alone, whatever follows them; for records that are drawn, over the
-    whole source and the count.
+    Its content hash is over these records alone, whatever follows them; for records that are drawn, and for
+    sources behind a network, which would be fetched twice, over the whole source's hash and the count.
     """
 
     def __init__(self, source: Source, count: int) -> None:
         if count < 1:
             raise SourceError(f"the limit of a source is at least 1 image, not {count}")
         self.source, self.count = source, count
-        self.kind, self.location = source.kind, source.location
+        self.kind, self.location, self.remote = source.kind, source.location, source.remote
         self._counted: dict[str, int] = {}
         # What is left of the limit before each shard, as far as that was asked.
         self._left = {0: count}
+        self._begun: dict[str, int] = {}
         self._hash: str | None = None
 
     def shards(self) -> list[Shard]:
@@ -90,14 +92,14 @@ class LimitedSource(Source):
         for record in self.source.read(shard, start, end):
             yield record
             number += 1
-        # Past the shard's end nothing was read, and the start says nothing of its length.
-        ended = number < end and (number > start or start == 0)
+        # Where nothing was read, the start may lie past the shard's end, and then says nothing of its length.
+        ended = number < end and (number > start or start <= self._begun.get(shard.name, 0))
         if ended or (stop is None and number == end):
             self._counted[shard.name] = number
 
     def content_hash(self) -> str:
         if self._hash is None:
-            found = records_hash(self.kind, self)
+            found = None if self.remote else records_hash(self.kind, self)
             if found is None:
                 total = ContentHash(f"the first {self.count}")
                 total.add_text(self.source.content_hash())
@@ -112,6 +114,13 @@ class LimitedSource(Source):
     @cached_property
     def _places(self) -> dict[str, int]:
         return {shard.name: place for place, shard in enumerate(self._every)}
+
+    def recall(self, counted: Mapping[str, int], begun: Mapping[str, int]) -> None:
+        """Learn how many records were counted in shards that were read to their end before, and how many at
+        least are in those that were begun: streams would be read again to count them.
+        """
+        self._counted |= counted
+        self._begun |= begun
 
     def _records_of(self, shard: Shard) -> int:
         """How many records of a shard lie within the limit, at most; streams before it are counted."""

@@ -27,6 +27,7 @@ class StreamedSource(Source):
     """
 
     kind = "huggingface"
+    remote = True
 
     def __init__(self, dataset: Any, location: str, split: str, identity: str) -> None:
         from datasets import Image

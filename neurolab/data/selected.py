@@ -50,6 +50,7 @@ class SelectedSource(Source):
     def __init__(self, source: Source, selection: Selection) -> None:
         self.source, self.selection = source, selection
         self.kind, self.location = source.kind, f"{source.location}{selection}"
+        self.remote = source.remote
 
     def shards(self) -> list[Shard]:
         return [replace(shard, size=None) for shard in self.source.shards()]

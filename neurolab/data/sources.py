@@ -82,6 +82,8 @@ class Source(ABC):
 
     kind: str
     location: str
+    remote: bool = False
+    """Whether reading it fetches, while content_hash asks a server for what names the content."""
 
     @abstractmethod
     def shards(self) -> list[Shard]:

@@ -40,6 +40,7 @@ class TarStreamSource(Source):
                 raise SourceError(f"{url!r} would run a command: neurolab reads URLs, not pipes")
         self.urls = dict(zip(shard_names(urls), map(local_path, urls), strict=True))
         self.location = location if location is not None else ", ".join(urls)
+        self.remote = any("://" in url for url in self.urls.values())
         self._hash: str | None = None
 
     def shards(self) -> list[Shard]:
@@ -57,7 +58,7 @@ class TarStreamSource(Source):
         """
         if self._hash is None:
             files = {name: Path(url) for name, url in self.urls.items()}
-            if not any("://" in url for url in self.urls.values()):
+            if not self.remote:
                 self._hash = files_hash(self.kind, files.items())
             else:
                 total = ContentHash("webdataset stream")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -75,7 +76,10 @@ def open_fsspec(url: str) -> WholeStream:
     system, path = fsspec.core.url_to_fs(url)
     stream = system.open(path, "rb")
     size = getattr(stream, "size", None)
-    return WholeStream(stream, system.info(path).get("size") if size is None else size)
+    if size is None:
+        with suppress(NotImplementedError, FileNotFoundError):  # it is there, as it was opened
+            size = system.info(path).get("size")
+    return WholeStream(stream, size)
 
 
 class WholeStream:

@@ -14,6 +14,7 @@ from rich.filesize import decimal
 
 from neurolab.atlas import Atlas
 from neurolab.atlas.manifest import check_folder, describe_model
+from neurolab.data.combine import LimitedSource
 from neurolab.data.decode import ImageTransform
 from neurolab.data.loader import load_batches
 from neurolab.data.sources import Source, open_source
@@ -143,6 +144,9 @@ def mine(
         if behind:
             ready, every = len(job.state.finished), len(opened.shards())
             say(progress, f"Going on behind {behind:,} images: {ready:,} of {every:,} shards are finished")
+        if isinstance(opened, LimitedSource):
+            whole, some = job.state.finished, job.state.shards
+            opened.recall({row.name: row.records for row in whole}, {row.name: row.records for row in some})
         reporter = stack.enter_context(reporting(progress, what, about["size"], behind))
         if cluster is None:
             done = job.state.done

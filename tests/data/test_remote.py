@@ -112,9 +112,6 @@ class Flaky(MemoryFileSystem):
             raise OSError("connection reset")
         return io.BytesIO(encoded(1))
 
-    def info(self, path: str, **options: Any) -> dict[str, Any]:
-        return {"name": path, "size": None, "type": "file"}
-
 
 def test_rows_behind_other_schemes(tmp_path: Path, waits: list[float]) -> None:
     fsspec.register_implementation("flaky", Flaky, clobber=True)

@@ -26,6 +26,7 @@ from neurolab.data.streams import TarStreamSource
 from neurolab.data.tars import TarSource
 from neurolab.errors import SourceError
 from tests.data.making import MemorySource, Square, encoded, samples, write_tar
+from tests.data.serving import serving
 from tests.data.test_tables import hf_dataset
 
 PACKED = {
@@ -295,6 +296,23 @@ def test_the_hash_of_a_limited_source_is_of_what_it_takes(place: Path) -> None:
     drawn = MemorySource({"s": [Record("a", Square(1)), Record("b", Square(2))]})
     assert records_hash("x", drawn) is None
     assert drawn.limit(1).content_hash() != drawn.limit(2).content_hash() != drawn.content_hash()
+
+
+def test_a_limit_on_shards_behind_urls_is_hashed_without_fetching(tmp_path: Path) -> None:
+    files = {f"/t-{i}.tar": write_tar(tmp_path / f"t-{i}.tar", samples(4, 4 * i)) for i in range(3)}
+    with serving({name: path.read_bytes() for name, path in files.items()}) as server:
+        spec = f"{server.address}/t-{{0..2}}.tar"
+        for source in (open_source(spec), ConcatSource([open_source(spec)]), open_source(f"{spec}[label=1]")):
+            found = {source.limit(count).describe()["hash"] for count in (5, 6)}
+            assert len(found | {source.content_hash()}) == 3
+        assert {asked.split()[0] for asked in server.asked} == {"HEAD"}
+        limited = open_source(spec).limit(9)
+        before = limited.content_hash()
+        limited.recall({"t-0": 4, "t-1": 4}, {})
+        assert [record.key for record in limited.read(limited.shards()[2])] == ["t-2/0008"]
+        assert [asked for asked in server.asked if "GET" in asked] == ["GET /t-2.tar"]
+        server.files["/t-1.tar"] += bytes(512)
+        assert open_source(spec).limit(9).content_hash() != before
 
 
 def test_record_hashes_know_every_part() -> None:

@@ -1,4 +1,4 @@
-"""Builds whose disk goes away: what was finished is kept, nothing is put down to the images."""
+"""Builds whose disk goes away, and shards behind URLs: what was finished is kept and not fetched again."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from neurolab.atlas import Atlas
 from neurolab.data import patience
 from neurolab.data.folder import FolderSource
-from neurolab.data.sources import Record, Shard
+from neurolab.data.sources import Record, Shard, open_source
 from neurolab.errors import SourceError
-from tests.data.making import encoded
+from neurolab.mining.job import Job
+from neurolab.mining.passes import Computed
+from tests.data.making import encoded, samples, write_tar
+from tests.data.serving import serving
 from tests.mining.small_build import small_build, small_model
 
 
@@ -65,3 +69,38 @@ def test_an_image_that_goes_away_in_mid_build_ends_it(folder: Path, tmp_path: Pa
         small_build(tmp_path / "atlas", source, batch_size=4)
     image.write_bytes(data)
     assert len(small_build(tmp_path / "atlas", FolderSource(folder), batch_size=4)) == 40
+
+
+@pytest.mark.parametrize("stop", [4, 5])
+def test_a_limit_on_shards_behind_urls_fetches_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    shards = {f"/{i}.tar": write_tar(tmp_path / f"{i}.tar", samples(8, 8 * i)).read_bytes() for i in range(4)}
+    real, taken = Job.take, []
+
+    def take(job: Job, ready: Computed) -> None:
+        if len(taken) == stop:
+            raise KeyboardInterrupt
+        taken.append(ready)
+        real(job, ready)
+
+    with serving(shards) as server:
+
+        def build() -> Atlas:
+            server.asked.clear()
+            return small_build(tmp_path / "atlas", open_source(spec), batch_size=4, limit=26)
+
+        def fetched() -> list[str]:
+            return [asked.removeprefix("GET /") for asked in server.asked if asked.startswith("GET")]
+
+        spec = f"{server.address}/{{0..3}}.tar"
+        monkeypatch.setattr(Job, "take", take)
+        with pytest.raises(KeyboardInterrupt):
+            build()
+        assert fetched() == ["0.tar", "1.tar", "2.tar"]
+        monkeypatch.setattr(Job, "take", real)
+        assert len(build()) == 26
+        # Of a shard that ends with a batch, only reading on tells that it does.
+        assert fetched() == ["1.tar", "2.tar", "3.tar"][stop - 4 :]
+        assert len(build()) == 26
+        assert fetched() == []

@@ -89,11 +89,13 @@ class ListedFile:
 
     def _others_can_be_read(self) -> bool:
         """Whether one can of some files around it; where there are none, the disk is given the benefit."""
+        tried = False
         for place in (self.path.parent, self.folder):
             found = list(islice(_files_below(place, self.path), LOOKED_AMONG))
-            if found:
-                return any(map(_is_readable, found[:: -(-len(found) // NEIGHBOURS)]))
-        return True
+            if any(map(_is_readable, found[:: max(1, len(found) // NEIGHBOURS)])):
+                return True
+            tried = tried or bool(found)
+        return not tried
 
 
 def ask(question: Callable[[], bool], path: str | Path) -> bool:

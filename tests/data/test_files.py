@@ -110,6 +110,16 @@ def test_a_bad_spot_on_the_disk_is_a_bad_image_and_a_bad_disk_is_not(
         list(load_batches(source, SMALL))
 
 
+def test_a_folder_of_bad_spots_beside_a_good_one(folder: Path, failing: Callable[..., Disk]) -> None:
+    (folder / "bad").mkdir()
+    for name in ("x.jpg", "y.jpg"):
+        (folder / "bad" / name).write_bytes(encoded(1))
+    source = FolderSource(folder)
+    failing(errno.EIO, "x.jpg", "y.jpg")
+    (batch,) = load_batches(source, SMALL)
+    assert [skip.key for skip in batch.skipped] == ["bad/x.jpg", "bad/y.jpg"]
+
+
 def test_images_in_folders_of_their_own_are_neighbours(tmp_path: Path, failing: Callable[..., Disk]) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()

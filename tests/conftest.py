@@ -16,6 +16,9 @@ from neurolab.models.zoo import Model
 # A shell starts background jobs with Ctrl-C ignored, and then no test could press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Nothing is remembered of the user's files, nor for the user.
+os.environ["NEUROLAB_CACHE"] = ""
+
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 

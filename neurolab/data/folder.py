@@ -10,6 +10,7 @@ from neurolab.data.annotations import Annotation
 from neurolab.data.files import ListedFile, ask, is_file
 from neurolab.data.hashing import MISSING, ContentHash
 from neurolab.data.sources import Payload, Record, Shard, Source, Unreadable
+from neurolab.data.stamps import remembered, stamp
 from neurolab.errors import SourceError
 
 IMAGE_SUFFIXES = (
@@ -62,20 +63,36 @@ class FolderSource(Source):
             yield self._record(name)
 
     def content_hash(self) -> str:
-        """SHA-256 over the relative names and full contents of images and sidecars, read once."""
+        """SHA-256 over the relative names and full contents of images and sidecars, read once, and not again
+        while their sizes and times stay as they were (`neurolab.data.stamps`)."""
         if self._hash is None:
             total = ContentHash(self.kind)
-            for name in self._files:
-                total.add_text(_key(name))
-                if name in self._broken:
-                    total.add_bytes(MISSING)
-                else:
-                    total.add_file(self._listed(self.folder / name))
-                for sidecar in self._sidecars(name):
-                    total.add_text(sidecar.suffix)
-                    total.add_file(self._listed(sidecar))
-            self._hash = total.hexdigest()
+
+            def stamped() -> str | None:
+                # What could not be read may be read another time.
+                return None if total.missing else stamp(self.kind, self._to_hash())
+
+            self._hash = remembered(stamped, lambda: self._hash_all(total))
         return self._hash
+
+    def _hash_all(self, total: ContentHash) -> str:
+        for name in self._files:
+            total.add_text(_key(name))
+            if name in self._broken:
+                total.add_bytes(MISSING)
+            else:
+                total.add_file(self._listed(self.folder / name))
+            for sidecar in self._sidecars(name):
+                total.add_text(sidecar.suffix)
+                total.add_file(self._listed(sidecar))
+        return total.hexdigest()
+
+    def _to_hash(self) -> Iterator[tuple[str, Path]]:
+        """What the hash depends on, by name; of links that lead nowhere, the folder in which they do."""
+        for name in self._files:
+            broken = name in self._broken
+            yield f"{_key(name)} {broken}", (self.folder / name).parent if broken else self.folder / name
+            yield from ((sidecar.suffix, sidecar) for sidecar in self._sidecars(name))
 
     def _sidecars(self, name: str) -> list[Path]:
         path = self.folder / name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from neurolab.data.files import AGAIN, ListedFile, says_nothing_of_the_file
 from neurolab.data.patience import patiently
 from neurolab.data.remote import Remote
 from neurolab.data.sources import Record, Unreadable
+from neurolab.data.stamps import remembered, stamp
 from neurolab.errors import SourceError
 
 CHUNK = 1 << 20
@@ -19,9 +20,13 @@ MISSING = b"missing"
 
 
 class ContentHash:
-    """SHA-256 over a sequence of parts, each preceded by its length, so that no two sequences collide."""
+    """SHA-256 over a sequence of parts, each preceded by its length, so that no two sequences collide.
+
+    missing: whether a file among them could not be read.
+    """
 
     def __init__(self, kind: str) -> None:
+        self.missing = False
         self._digest = hashlib.sha256()
         self.add_text(kind)
 
@@ -37,7 +42,7 @@ class ContentHash:
         try:
             digest = file_hash(file) if isinstance(file, Path) else file.apply(file_hash)
         except OSError:
-            digest = MISSING
+            self.missing, digest = True, MISSING
         self.add_bytes(digest)
 
     def hexdigest(self) -> str:
@@ -53,10 +58,15 @@ def file_hash(path: Path) -> bytes:
     return digest.digest()
 
 
-def files_hash(kind: str, files: Iterable[tuple[str, Path]]) -> str:
-    """SHA-256 over names and full contents of files that must be there: shards, tables."""
+def files_hash(kind: str, files: Mapping[str, Path]) -> str:
+    """SHA-256 over names and full contents of files that must be there: shards, tables. They are not read
+    again while their sizes and times stay as they were (`neurolab.data.stamps`)."""
+    return remembered(lambda: stamp(kind, files.items()), lambda: _hash_files(kind, files))
+
+
+def _hash_files(kind: str, files: Mapping[str, Path]) -> str:
     total = ContentHash(kind)
-    for name, path in files:
+    for name, path in files.items():
         total.add_text(name)
         try:
             digest = patiently(partial(file_hash, path), says_nothing_of_the_file, patience.DISK_WAITS)

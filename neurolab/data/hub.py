@@ -92,7 +92,7 @@ def open_hub(spec: str) -> StreamedSource:
     if local:
         files = sorted(path for path in Path(name).rglob("*") if path.is_file())
         content = files_hash(
-            "huggingface folder", ((path.relative_to(name).as_posix(), path) for path in files)
+            "huggingface folder", {path.relative_to(name).as_posix(): path for path in files}
         )
     else:
         content = f"{name}@{commit}"

@@ -66,7 +66,7 @@ class TableSource(Source):
     def content_hash(self) -> str:
         """SHA-256 over the names and bytes of the files."""
         if self._hash is None:
-            self._hash = files_hash(self.kind, self.files.items())
+            self._hash = files_hash(self.kind, self.files)
         return self._hash
 
 

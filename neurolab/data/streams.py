@@ -59,7 +59,7 @@ class TarStreamSource(Source):
         if self._hash is None:
             files = {name: Path(url) for name, url in self.urls.items()}
             if not self.remote:
-                self._hash = files_hash(self.kind, files.items())
+                self._hash = files_hash(self.kind, files)
             else:
                 total = ContentHash("webdataset stream")
                 for name, told in zip(self.urls, fingerprints(list(self.urls.values())), strict=True):

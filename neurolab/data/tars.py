@@ -98,7 +98,7 @@ class TarSource(Source):
     def content_hash(self) -> str:
         """SHA-256 over the shards' names and bytes."""
         if self._hash is None:
-            self._hash = files_hash(self.kind, self.files.items())
+            self._hash = files_hash(self.kind, self.files)
         return self._hash
 
     def _open(self, name: str) -> Any:

@@ -160,12 +160,14 @@ def test_other_threads_have_nothing_to_defer() -> None:
 
 
 def batch_of(shard: str, number: int, kept: int, bad: int, ends: bool = False) -> Batch:
+    """With a note on its first record."""
     keys = [f"{shard}/{number}/{i}" for i in range(kept + bad)]
     items = [Item(key, (), {}, 4, 4, b"") for key in keys[:kept]]
-    skipped = [Skip(key, "empty") for key in keys[kept:]]
+    skipped, notes = [Skip(key, "empty") for key in keys[kept:]], [Skip(keys[0], "no caption")]
     start = number * 4
     stop = start + len(keys)
-    return Batch(shard, number, np.empty((kept, 0, 0, 3), np.uint8), items, skipped, start, stop, ends=ends)
+    images = np.empty((kept, 0, 0, 3), np.uint8)
+    return Batch(shard, number, images, items, skipped, start, stop, notes, ends)
 
 
 # The last group of "b" is full, and "c" a stream that tells its end only by being read on.
@@ -204,6 +206,8 @@ def test_rows_of_parts_are_those_of_one_pass(cuts: tuple[bool, ...]) -> None:
     assert state.shards == ROWS
     assert [row.name for row in state.finished] == ["a", "b"]
     assert state.records == sum(row.records for row in ROWS)
+    assert state.notes == [note for batch in BATCHES for note in batch.notes]
+    assert state.skipped == [skip for batch in BATCHES for skip in batch.skipped]
 
 
 def test_a_checkpoint_without_rows_is_of_an_earlier_version(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +51,30 @@ def test_a_map_is_read_before_the_network_writes_over_it(moody: Model) -> None:
         middle = moody.module.first(images)[:, :, 5, 5].numpy()  # type: ignore[operator, union-attr]
     np.testing.assert_allclose(reduced["first:out"].values, middle, rtol=1e-5, atol=1e-6)
     assert embeddings is None and middle.min() < 0
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("float32", True), ("bfloat16", False)])
+def test_float32_is_computed_in_full(
+    precision: str, expected: bool, moody: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU would round its factors: the network runs inside what keeps it from that."""
+    inside, seen = [False], []
+
+    @contextmanager
+    def full() -> Iterator[None]:
+        inside[0] = True
+        yield
+        inside[0] = False
+
+    monkeypatch.setattr("neurolab.mining.forward.full_float32", full)
+    first = moody.module.get_submodule("first")
+    with (
+        first.register_forward_pre_hook(lambda *_: seen.append(inside[0])),
+        Forward(moody, [find_site(moody, "first:out")], "max", precision) as forward,
+    ):
+        for brightness in (100, 200):
+            forward(batch_of(brightness))
+    assert seen == [expected] * 2 and inside == [False]
 
 
 def test_a_site_that_the_network_skips_is_named(moody: Model) -> None:

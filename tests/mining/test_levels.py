@@ -37,5 +37,13 @@ def test_half_the_width_would_not_reach_unless_it_is_the_least(values: list[floa
     assert not covered or exponent == max(math.frexp(largest)[1] - 40, -149)
 
 
+def test_no_bucket_is_narrower_than_the_smallest_number() -> None:
+    for low, high in ((1, 1), (-3, -3), (0, 1), (-1, 2), (2**19, 2**19)):
+        ends = np.float32([[low], [high]]) * np.float32(2.0**-149)
+        assert find_exponents(*ends, buckets=32).tolist() == [-149]
+
+
 def test_nothing_seen_has_no_width() -> None:
     assert find_exponents(np.float32([np.inf]), np.float32([-np.inf]), 4).tolist() == [UNSEEN]
+    numbers = bucket_of(np.float32([0, -3, 5]), np.repeat(UNSEEN, 3), 4)
+    assert np.isin(numbers, range(4)).all()

@@ -21,6 +21,7 @@ from neurolab.mining import miner
 from neurolab.mining.cluster import Cluster
 from neurolab.models.zoo import Model, wrap_model
 from tests.mining.small_build import NoiseSource, small_build
+from tests.mining.test_resume import digests
 
 SITES = ["layer2.0", "layer4.0", "attnpool"]
 K, BATCH = 7, 10
@@ -287,6 +288,15 @@ def test_sites_are_taken_once_by_any_name(tiny_clip: Model, image_folder: Path, 
         tiny_clip, image_folder, ["layer2.0", "layer4.0"], tmp_path / "atlas", workers=0, progress=False
     )
     assert again.sites == found.sites
+
+
+def test_sites_in_another_order_go_on_with_the_same_build(tmp_path: Path) -> None:
+    whole, out = small_build(tmp_path / "whole"), tmp_path / "atlas"
+    with pytest.raises(KeyboardInterrupt):
+        small_build(out, NoiseSource(fail_at=40))
+    again = NoiseSource()
+    small_build(out, again, sites=[*reversed(whole.sites)])
+    assert again.count < 63 and digests(out) == digests(whole.path)
 
 
 def test_what_cannot_be_mined_is_refused(tiny_clip: Model, image_folder: Path, tmp_path: Path) -> None:

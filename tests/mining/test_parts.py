@@ -117,6 +117,15 @@ def test_a_span_to_the_end_of_a_shard_finishes_it() -> None:
             assert state.done == {span.shard.name: ALL_DONE if ended else span.stop}
 
 
+@pytest.mark.parametrize("size", range(1, 18))
+@pytest.mark.parametrize("groups", [1, 2, 9])
+def test_only_the_last_span_of_a_shard_ends_it(size: int, groups: int) -> None:
+    """Also where the shard is so many whole groups: no shorter one tells of its end."""
+    every = list(spans([Shard("a", size)], {}, 4, groups))
+    ends = [span.ends(min(4 * (span.stop or 0), size) - 4 * span.first, 4) for span in every]
+    assert ends == [False] * (len(every) - 1) + [True]
+
+
 def test_buckets_and_lowest_of_an_atlas_are_those_of_all_activations(tmp_path: Path) -> None:
     atlas = small_build(tmp_path / "a", bottom=4, buckets=6, bucket_images=3, k=63)
     site = atlas.site("0")

@@ -14,13 +14,13 @@ from neurolab.data.decode import ImageTransform
 from neurolab.data.loader import load_batches
 from neurolab.mining import sieve
 from neurolab.mining.checkpoint import fresh_state
-from neurolab.mining.forward import Forward
+from neurolab.mining.forward import Forward, Pass, Staged
 from neurolab.mining.job import CHECKPOINT
 from neurolab.mining.passes import computed
 from neurolab.mining.remembered import Kept
 from neurolab.models.sites import find_site
 from neurolab.models.zoo import Model
-from tests.mining.small_build import SITES, NoiseSource, small_model
+from tests.mining.small_build import SHARDS, SITES, NoiseSource, small_model
 from tests.mining.test_resume import digests
 
 SETTINGS: dict[str, Any] = {
@@ -96,15 +96,24 @@ def test_an_error_leaves_whole_batches_only() -> None:
     assert state.done == {"first": 1} and state.images == 3
 
 
-def test_the_host_alone_computes_no_batch_before_the_last_was_taken() -> None:
+def test_the_host_alone_computes_no_batch_before_the_last_was_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     source, model = NoiseSource(), small_model()
     sites = [find_site(model, site) for site in SITES]
-    state = fresh_state(sites, Kept(sample=2))
-    batches = load_batches(source, ImageTransform((16, 16)), batch_size=4, workers=0)
+    state, taken, batch_size = fresh_state(sites, Kept(sample=2)), [], 4
+    start = Forward.start
+
+    def noting(self: Forward, staged: Staged) -> Pass:
+        taken.append(state.records)
+        return start(self, staged)
+
+    monkeypatch.setattr(Forward, "start", noting)
+    batches = load_batches(source, ImageTransform((16, 16)), batch_size=batch_size, workers=0)
     with Forward(model, sites, "max") as forward:
         for ready in computed(forward, batches, state):
             state.take(ready.batch, ready.found, ready.concepts)
     assert state.images == 61 and not state.sieves
+    shards = [range(0, size, batch_size) for size in SHARDS.values()]
+    assert taken == [*shards[0], *(SHARDS["first"] + start for start in shards[1])]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,6 +123,44 @@ def test_the_length_of_a_stream_is_not_known() -> None:
     found = plan(small_model(), Stream(), ["0"], batch_size=8, workers=0)
     assert (found.images, found.disk, found.seconds) == (None, None, None)
     assert found.images_per_second > 0
+
+
+class Wordy(NoiseSource):
+    """The same images, with a caption of a thousand letters more."""
+
+    def read(self, shard: Shard, start: int = 0, stop: int | None = None) -> Iterator[Record]:
+        for record in super().read(shard, start, stop):
+            yield replace(record, captions=(*record.captions, "x" * 1000))
+
+
+def test_every_image_of_a_source_needs_its_room_on_the_disk() -> None:
+    plain, wordy = (
+        plan(small_model(), of, ["0"], batch_size=8, workers=0) for of in (NoiseSource(), Wordy())
+    )
+    assert plain.disk and wordy.disk and plain.images == 63
+    assert wordy.disk - plain.disk == pytest.approx(63 * 1000, abs=1)
+
+
+def test_tokens_need_room_for_their_places(tiny_vit: Model) -> None:
+    """On the disk: images that are drawn of a level say which of their tokens it was."""
+    images, tokens = (
+        plan(tiny_vit, NoiseSource(), ["block2"], kept=KEPT, workers=0, reduction=reduction)
+        for reduction in ("max", "token")
+    )
+    assert images.disk and tokens.disk
+    assert tokens.disk - images.disk == tokens.units * KEPT.buckets * KEPT.bucket_images * 4
+
+
+@pytest.mark.parametrize(("limit", "rate"), [(None, 24 / 3), (16, 8 / 1), (8, 8 / 100)])
+def test_the_first_batch_warms_up_where_there_is_another(
+    limit: int | None, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes 100 seconds here, and each behind it one."""
+    clock = iter([0, *range(100, 110)])
+    monkeypatch.setattr("neurolab.mining.plan.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    source = NoiseSource() if limit is None else NoiseSource().limit(limit)
+    found = plan(small_model(), source, ["0"], batch_size=8, workers=0)
+    assert found.images_per_second == rate
 
 
 @pytest.mark.parametrize("images", [8, 9, 16, 5])

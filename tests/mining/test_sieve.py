@@ -134,6 +134,18 @@ def test_a_sieve_leaves_what_the_host_would(
     assert_same(host, there)
 
 
+@pytest.mark.parametrize("kept", [Kept(k=2, bottom=2, bucket_images=0), Kept(k=90, bottom=90)])
+def test_what_only_just_reaches_the_bar_is_let_through(kept: Kept) -> None:
+    """The numbers next to the worst that is kept; and where none is, the infinities."""
+    below, above = np.nextafter(np.float32(1), np.float32([0, 2]))
+    ends = [[np.inf], [-np.inf], [1.0] * 200, [below], [above]]
+    batches = [{"a": np.array(values, np.float32)[:, None]} for values in ends]
+    host, there = summaries(kept, {"a": 1}), summaries(kept, {"a": 1})
+    by_host(host, batches, 0)
+    by_device(there, batches, 0)
+    assert_same(host, there)
+
+
 @pytest.fixture
 def long() -> list[Values]:
     rng = np.random.default_rng(0)

@@ -144,6 +144,32 @@ def test_top_k_refuses_what_it_cannot_hold() -> None:
         TopK(3, 2).merge(TopK(3, 5))
 
 
+def test_top_k_goes_on_behind_a_shift_of_its_images() -> None:
+    """Ties go to the earlier image by the new numbers, whichever was offered first."""
+    values = np.random.default_rng(0).integers(0, 3, (300, 4)).astype(np.float32)
+    values[:80] = 0  # what ties comes late, with larger numbers than the best had before the shift
+    images = np.arange(300)
+    summary = TopK(4, 6)
+    summary.update(values[100:], images[:200], place(images[100:], 4))
+    summary.shift_images(100)
+    in_batches(summary, values[:100], images[:100], 7)
+    assert_same_bytes(summary.state(), sorted_exemplars(values, images, 6))
+
+
+def test_images_are_shifted_up_to_the_last_number() -> None:
+    summary, last = TopK(1, 2), 2**32 - 1
+    summary.update(np.float32([[1], [2]]), [7, 3], np.zeros((2, 1), np.int32))
+    with pytest.raises(ValueError, match="image indices"):
+        summary.shift_images(last - 6)
+    assert summary.state()["images"].tolist() == [[3, 7]]
+    summary.shift_images(last - 7)
+    assert summary.state()["images"].tolist() == [[last - 4, last]]
+    assert summary.state()["values"].tolist() == [[2, 1]]
+    empty = TopK(1, 2)
+    empty.shift_images(2**40)  # of nothing seen there is nothing to shift, and all may enter
+    assert empty.bar.tolist() == [-np.inf]
+
+
 @given(tables(st.floats(-1e4, 1e4, width=32) | st.just(np.nan)), st.integers(1, 30))
 def test_moments_are_those_of_numpy(values: Values, batch: int) -> None:
     summary = Moments(values.shape[1])
@@ -319,6 +345,18 @@ def test_histograms_that_still_gather_merge_within_one_sample() -> None:
         gathering.merge(other)
     with pytest.raises(ValueError, match="different edges"):
         fixed.merge(Histogram(1, 4, edges=np.array([[0.0, 1, 2, 3, 4]])))
+
+
+def test_histograms_that_together_are_one_sample_merge() -> None:
+    values = np.random.default_rng(5).standard_normal((50, 2)).astype(np.float32)
+    one, first, second = (Histogram(2, 4, sample=20) for _ in range(3))
+    first.update(values[:8])
+    second.update(values[8:20])
+    first.merge(second)
+    for summary, some in ((one, values[:20]), (one, values[20:]), (first, values[20:])):
+        summary.update(some)
+    assert first.edges is not None
+    assert_same_bytes(first.state(), one.state())
 
 
 MAKERS: list[Callable[[int], TopK | Moments | Histogram]] = [

@@ -75,6 +75,15 @@ def test_links(tmp_path: Path) -> None:
     assert keys(tree) == ["a/1.jpg", "broken.jpg", "file.jpg", "linked/deep/2.jpg", "round.jpg"]
 
 
+@pytest.mark.parametrize("link", ["0", "z"])
+def test_what_has_a_real_name_is_not_named_by_a_link(link: str, tmp_path: Path) -> None:
+    """Whether the link comes before it or behind it."""
+    put(tmp_path / "m/deep/1.jpg")
+    (tmp_path / link).symlink_to(tmp_path / "m", target_is_directory=True)
+    (tmp_path / "m" / link).symlink_to(tmp_path / "m/deep", target_is_directory=True)
+    assert keys(tmp_path) == ["m/deep/1.jpg"]
+
+
 def test_names_of_any_kind(tmp_path: Path) -> None:
     names = [
         "größe/日本.jpg",
@@ -126,6 +135,18 @@ def test_the_hash_knows_content_and_names_but_not_place_and_time(image_folder: P
         change()
         seen.add(FolderSource(copy).content_hash())
     assert len(seen) == 4
+
+
+def test_the_hash_knows_what_kind_of_sidecar_it_is(tmp_path: Path) -> None:
+    """The same bytes are another caption as JSON than as text."""
+    put(tmp_path / "x.jpg", encoded(1))
+    sidecar, hashes, captions = put(tmp_path / "x.txt", b'"a cat"'), [], []
+    for suffix in (".txt", ".json"):
+        sidecar = sidecar.rename(sidecar.with_suffix(suffix))
+        source = FolderSource(tmp_path)
+        hashes.append(source.content_hash())
+        captions += [record.captions for record in source]
+    assert captions[0] != captions[1] and hashes[0] != hashes[1]
 
 
 def test_an_empty_folder_is_told(tmp_path: Path) -> None:

@@ -140,6 +140,27 @@ def test_finished_shards_are_not_read() -> None:
     assert source.reads == []
 
 
+def plain(sizes: dict[str, int], sized: bool = True) -> MemorySource:
+    return MemorySource(
+        {name: [Record(f"{i}", b"")] * size for i, (name, size) in enumerate(sizes.items())}, sized
+    )
+
+
+def test_nothing_is_read_behind_the_end_of_a_shard() -> None:
+    """Be it so many whole groups or not."""
+    source = plain({"whole": 8, "more": 9, "less": 7})
+    list(load_batches(source, SMALL, batch_size=4, done={"whole": 2, "more": 2, "less": 2}))
+    assert source.reads == [("more", 8)]
+
+
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.parametrize("size", range(1, 10))
+def test_a_batch_says_whether_it_ends_its_shard(size: int, sized: bool) -> None:
+    """Of a stream a full last group does not know it."""
+    ends = [batch.ends for batch in load_batches(plain({"s": size}, sized), SMALL, batch_size=3)]
+    assert ends == [False] * (len(ends) - 1) + [sized or size % 3 > 0]
+
+
 def test_a_batch_may_be_empty() -> None:
     source = MemorySource({"s": [Record("a", b""), Record("b", b"")]})
     for workers in (0, 1):

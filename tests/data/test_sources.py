@@ -281,10 +281,15 @@ def test_limits_take_the_first_records(counts: list[int], limit: int, sized: boo
         assert len(source) == len(expected)
 
 
-def test_a_limit_reads_no_more_than_it_gives() -> None:
+@pytest.mark.parametrize(("limit", "read"), [(5, "a"), (9, "a"), (12, "ab"), (18, "ab"), (99, "abc")])
+def test_a_limit_reads_no_more_than_it_gives_and_that_once(limit: int, read: str) -> None:
     inner = MemorySource({"a": records("a", 9), "b": records("b", 9), "c": records("c", 9)}, sized=False)
-    list(inner.limit(5))
-    assert {name for name, _ in inner.reads} == {"a"}
+    assert len(list(inner.limit(limit))) == min(limit, 27)
+    assert inner.reads == [(name, 0) for name in read]
+
+
+def test_a_limit_is_at_least_one_image() -> None:
+    inner = MemorySource({"a": records("a", 9)})
     with pytest.raises(SourceError, match="at least 1"):
         LimitedSource(inner, 0)
 

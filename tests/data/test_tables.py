@@ -89,6 +89,26 @@ def test_ranges_equal_slices(stored: dict[str, Path], kind: str) -> None:
         assert list(source.read(shard, start, stop)) == whole[start:stop], (start, stop)
 
 
+@pytest.mark.parametrize("kind", ["parquet", "saved", "hub"])
+def test_ranges_equal_slices_where_keys_repeat(tmp_path: Path, kind: str) -> None:
+    """And where there are none: suffixes and numbers are those of the whole, wherever a range starts."""
+    paths = ["a.jpg", None, "b.jpg", "a.jpg", None, "a.jpg", "b.jpg", None]
+    images = [{"bytes": encoded(i), "path": path} for i, path in enumerate(paths)]
+    rows = Dataset.from_dict({"image": images}, features=Features({"image": Image()}))
+    if kind == "saved":
+        rows.save_to_disk(tmp_path)
+    else:
+        rows.to_parquet(tmp_path / "train.parquet", batch_size=3)
+    source = opened(kind, tmp_path)
+    (shard,) = source.shards()
+    whole = list(source.read(shard))
+    keys = ["a.jpg", "000001", "b.jpg", "a.jpg~2", "000004", "a.jpg~3", "b.jpg~2", "000007"]
+    assert [record.key for record in whole] == keys
+    for start in range(9):
+        for stop in (start + 1, start + 4, None):
+            assert list(source.read(shard, start, stop)) == whole[start:stop], (start, stop)
+
+
 def test_several_files_prefix_their_keys(tmp_path: Path) -> None:
     for i in range(2):
         hf_dataset(3, 3 * i).to_parquet(tmp_path / f"train-{i}.parquet")

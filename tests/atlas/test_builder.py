@@ -6,13 +6,15 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from neurolab.atlas import Atlas, manifest
+from neurolab.atlas import Atlas, builder, manifest, writing
 from neurolab.errors import AtlasError
 from tests.atlas.making import (
     MAP_SITE,
@@ -75,8 +77,6 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_build_that_fails_in_finish_goes_on(
     last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neurolab.atlas import writing
-
     make_atlas(tmp_path / "whole")
     replace = writing.os.replace
 
@@ -100,8 +100,6 @@ def test_a_build_that_fails_in_finish_goes_on(
 
 
 def test_the_manifest_is_the_last_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from neurolab.atlas import writing
-
     order: list[str] = []
     replace = writing.os.replace
 
@@ -134,6 +132,27 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
             open_writer(tmp_path / "atlas")
         assert writer.flush_images() == 8  # and the first is not disturbed
     open_writer(tmp_path / "atlas", image_rows=8).close()
+
+
+def test_a_writer_that_comes_while_another_finishes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has looked before the manifest was there, and gets the lock when the other lets go of it."""
+    make_atlas(tmp_path / "whole")
+    first = open_writer(tmp_path / "atlas")
+    first.append_images(make_items(32), make_embeddings(32))
+
+    @contextmanager
+    def late(path: Path, wait: bool) -> Iterator[None]:
+        finish(first, 32)
+        path.parent.mkdir()
+        with writing.locked(path, wait=wait):
+            yield
+
+    monkeypatch.setattr(builder, "locked", late)
+    with pytest.raises(AtlasError, match="holds a finished atlas"):
+        open_writer(tmp_path / "atlas")
+    assert folder_bytes(tmp_path / "atlas") == folder_bytes(tmp_path / "whole")
 
 
 def test_folders_that_hold_something_are_not_written_to(atlas: Atlas, tmp_path: Path) -> None:

@@ -207,6 +207,18 @@ def test_damaged_pictures_are_found(copy: Path) -> None:
     assert only_finding(check(copy))[0] == "pictures.parquet"
 
 
+@pytest.mark.parametrize("side", ["width", "height"])
+def test_a_picture_of_another_size_than_the_table_says_is_found(copy: Path, side: str) -> None:
+    path = copy / "pictures.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[1][side] += 1
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    file, problem, remedy = only_finding(check(copy))
+    assert file == rows[1]["file"] and "draw the picture again" in remedy
+    assert problem.endswith(f"is not {rows[1]['width']} x {rows[1]['height']}")
+
+
 def test_damaged_labels_are_found(copy: Path) -> None:
     path = copy / "labels.sqlite"
     connection = sqlite3.connect(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,26 @@ def test_the_file_forgets_what_no_checkpoint_counts(tmp_path: Path) -> None:
     again.close()
     with pytest.raises(AtlasError, match="fewer embeddings"):
         EmbeddingsFile(path, 3, rows=11)
+
+
+def test_rows_are_on_the_disk_when_they_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that were appended, and the system was told to put them there after it got them."""
+    synced: list[tuple[int, int]] = []
+    fsync = os.fsync
+
+    def noting(handle: int) -> None:
+        status = os.fstat(handle)
+        synced.append((status.st_ino, status.st_size))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    file = EmbeddingsFile(tmp_path / "embeddings", 3)
+    for rows in (4, 1):
+        file.append(np.ones((rows, 3), np.float16))
+        file.flush()
+    file.close()
+    inode = file.path.stat().st_ino
+    assert synced == [(inode, 4 * 3 * 2), (inode, 5 * 3 * 2)]
 
 
 def test_embeddings_of_another_width_are_refused(tmp_path: Path) -> None:

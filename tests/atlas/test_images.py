@@ -117,6 +117,20 @@ def test_parts_that_a_checkpoint_does_not_fit_are_refused(tmp_path: Path) -> Non
             ImagesWriter(tmp_path / "parts", rows=rows)
 
 
+def test_a_part_that_begins_elsewhere_is_not_counted(tmp_path: Path) -> None:
+    """Though there are as many rows as the checkpoint says: some would be twice or of other images."""
+    writer = ImagesWriter(tmp_path / "parts")
+    for first in (0, 10):
+        writer.append(make_items(10, first), None)
+        writer.flush()
+    part = tmp_path / "parts" / f"{10:012d}.parquet"
+    part = part.rename(part.with_stem(f"{5:012d}"))
+    with pytest.raises(AtlasError, match="10 image rows where the checkpoint says 20"):
+        ImagesWriter(tmp_path / "parts", rows=20)
+    part.rename(part.with_stem(f"{10:012d}"))
+    assert ImagesWriter(tmp_path / "parts", rows=20).rows == 20
+
+
 def test_rows_that_were_not_flushed_do_not_survive(tmp_path: Path) -> None:
     ImagesWriter(tmp_path / "parts").append(make_items(10), None)
     assert list((tmp_path / "parts").iterdir()) == []

@@ -163,6 +163,16 @@ def test_half_precision_is_widened_before_averaging() -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["map", "tokens"])
+def test_a_mean_is_not_rounded_to_half_precision(dtype: torch.dtype, layout: str) -> None:
+    """It lies between two neighbours."""
+    step = torch.finfo(dtype).eps
+    column = torch.tensor([1, 1 + step] * 8, dtype=dtype)
+    half = column.reshape(1, 1, 4, 4) if layout == "map" else column.reshape(1, 16, 1)
+    assert reduced_by(half, "mean", layout=layout).values.tolist() == [[1 + step / 2]]
+
+
 def test_maps_in_channels_last_and_with_gradients() -> None:
     last = torch.from_numpy(MAP).contiguous(memory_format=torch.channels_last).requires_grad_()
     reduced = reduced_by(last, "max", layout="map")

@@ -60,6 +60,11 @@ ARRAYS: dict[str, tuple[str, Callable[[dict[str, np.ndarray]], Any], str]] = {
     "lowest without image": ("lowest", put("images", (0, 1), 77), "names image 77"),
     "drawn without image": ("buckets", put("images", (0, 1, 0), 77), "names image 77"),
     "in the wrong bucket": ("buckets", put("values", (3, 1, 0), -1), r"outside their bucket \(unit 3\)"),
+    "on its bucket's right edge": (
+        "buckets",
+        put("values", (2, 0, 1), 0),
+        r"outside their bucket \(unit 2\)",
+    ),
     "more drawn than counted": ("buckets", put("counts", (0, 0), 1), "counts fewer images"),
     "counted twice": ("buckets", put("counts", (0, 0), 21), "counts more images"),
     "an array of another shape": ("statistics", lambda a: a.update(mean=np.zeros(3)), "mean is float64"),
@@ -114,10 +119,11 @@ def test_arrays_that_do_not_hold_together_are_found(full: Path, damage: str, has
     assert re.search(message, "\n".join(finding.problem for finding in findings))
 
 
-def test_a_table_of_another_length_is_found(atlas: Atlas, tmp_path: Path) -> None:
-    make_atlas(tmp_path / "shorter", 24)
-    shutil.copy(tmp_path / "shorter" / "images.parquet", atlas.path / "images.parquet")
+@pytest.mark.parametrize("images", [24, 40])
+def test_a_table_of_another_length_is_found(images: int, atlas: Atlas, tmp_path: Path) -> None:
+    make_atlas(tmp_path / "other", images)
+    shutil.copy(tmp_path / "other" / "images.parquet", atlas.path / "images.parquet")
     reseal(atlas.path)
     problems = [finding.problem for finding in check(atlas.path).findings]
-    assert "has 24 images, and the manifest says 32" in problems
-    assert any("but there are images 0 to 23" in problem for problem in problems)
+    assert f"has {images} images, and the manifest says 32" in problems
+    assert any("but there are images 0 to 23" in problem for problem in problems) == (images == 24)

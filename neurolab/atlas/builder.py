@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from neurolab.atlas.arrays import write_site_arrays
+from neurolab.atlas.clearing import finish_clearing
 from neurolab.atlas.images import ImageItem, ImagesWriter
 from neurolab.atlas.manifest import BUILDING, FORMAT_VERSION, MANIFEST, describe_files, sealed
 from neurolab.atlas.observed import PLACED
@@ -153,7 +154,8 @@ class AtlasWriter:
             "complete": True,
         }
         write_json(self.out / MANIFEST, sealed(manifest))
-        shutil.rmtree(self.build_folder)
+        # The atlas is whole: what a writer that came too late keeps of the folder does no harm.
+        shutil.rmtree(self.build_folder, ignore_errors=True)
         self.close()
         return Atlas.open(self.out)
 
@@ -186,17 +188,23 @@ class AtlasWriter:
         try:
             self.build_folder.mkdir(parents=True, exist_ok=True)
             self._held.enter_context(locked(self.build_folder / "lock", wait=False))
+            self._refuse_finished()  # another writer may have finished it while this one came
+            finish_clearing(self.out)
         except OSError as error:
+            self.close()
             raise AtlasError(f"cannot write an atlas to {self.out}: {error}") from error
-        self._refuse_finished()  # another writer may have finished it while this one came
         remove_leftovers(self.out)
 
     def _refuse_finished(self) -> None:
         if (self.out / MANIFEST).exists():
-            # A kill between the manifest and the end of `finish` leaves the parts behind.
-            shutil.rmtree(self.build_folder, ignore_errors=True)
             self.close()
+            self._remove_parts()
             raise AtlasError(f"{self.out} holds a finished atlas; open it, or choose another folder")
+
+    def _remove_parts(self) -> None:
+        """What a kill between the manifest and the end of `finish` left behind, unless a writer is there."""
+        with contextlib.suppress(AtlasError, OSError), locked(self.build_folder / "lock", wait=False):
+            shutil.rmtree(self.build_folder)
 
     def _check_identity(self) -> None:
         path = self.build_folder / "identity.json"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from neurolab.atlas import Atlas
+from neurolab.atlas.clearing import clear, is_half_cleared
 from neurolab.atlas.manifest import BUILDING, MANIFEST
-from neurolab.atlas.writing import locked
 from neurolab.errors import AtlasError
 
 Identity = dict[str, dict[str, Any]]
@@ -24,7 +23,7 @@ SHOWN = 8  # of the names in a setting that differs
 def unfinished(out: Path) -> Identity | None:
     """What the unfinished build in the folder is made from; None where there is none."""
     path = out / BUILDING / "identity.json"
-    if (out / MANIFEST).exists() or not path.exists():
+    if (out / MANIFEST).exists() or not path.exists() or is_half_cleared(out):
         return None
     try:
         found = json.loads(path.read_text("utf-8"))
@@ -120,30 +119,3 @@ def same_build(out: Path, identity: Identity, *, overwrite: bool) -> Atlas | Non
         same_weights = before["model"].get("weights_hash") == identity["model"]["weights_hash"]
         clear(out, keep_labels=same_weights)
     return None
-
-
-def clear(out: Path, *, keep_labels: bool) -> None:
-    """Remove what a build has left in `out`, the manifest first; AtlasError while another writes there."""
-    if not keep_labels and (out / "labels.sqlite").exists():
-        raise AtlasError(
-            f"{out} holds labels that people gave to the units of another model (labels.sqlite); "
-            "choose another folder, or move them away"
-        )
-    building = out / BUILDING
-    if not (building.is_dir() or (out / MANIFEST).exists()):
-        raise AtlasError(f"{out} holds no atlas that could be overwritten; choose another folder")
-    try:
-        building.mkdir(exist_ok=True)
-    except OSError as error:
-        raise AtlasError(f"{out} cannot be overwritten: {error}") from error
-    with locked(building / "lock", wait=False):
-        (out / MANIFEST).unlink(missing_ok=True)
-        for path in [*out.glob("*.parquet"), out / "report.json"]:
-            path.unlink(missing_ok=True)
-        for folder in (out / "sites", out / "pictures"):
-            shutil.rmtree(folder, ignore_errors=True)
-        for path in building.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != "lock":
-                path.unlink()

@@ -13,6 +13,7 @@ import torch
 from rich.filesize import decimal
 
 from neurolab.atlas import Atlas
+from neurolab.atlas.clearing import clear
 from neurolab.atlas.manifest import check_folder, describe_model
 from neurolab.data.combine import LimitedSource
 from neurolab.data.decode import ImageTransform
@@ -22,7 +23,7 @@ from neurolab.errors import AtlasError
 from neurolab.memory import installed_memory
 from neurolab.mining.cluster import Cluster, mine_on_ray
 from neurolab.mining.concepts import Concepts
-from neurolab.mining.identity import Identity, clear, same_build, unfinished
+from neurolab.mining.identity import Identity, same_build, unfinished
 from neurolab.mining.job import Job
 from neurolab.mining.observations import check_number, count_per_image
 from neurolab.mining.parts import Task

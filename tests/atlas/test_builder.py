@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,6 +176,38 @@ def test_parts_that_a_kill_left_beside_a_finished_atlas_are_cleared(atlas: Atlas
     with pytest.raises(AtlasError, match="finished"):
         open_writer(atlas.path)
     assert not (atlas.path / ".building").exists()
+
+
+def test_a_writer_that_comes_while_another_finishes_disturbs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the manifest and the end: it neither takes the first one's parts away nor is in its way."""
+    write_json, rmtree = builder.write_json, shutil.rmtree
+
+    def late(*_: object) -> None:
+        with pytest.raises(AtlasError, match="finished atlas"):
+            open_writer(tmp_path / "atlas")
+        assert (tmp_path / "atlas" / ".building" / "images").exists()
+
+    def writing(path: Path, value: object) -> None:
+        write_json(path, value)
+        if path.name == "manifest.json":
+            late()
+
+    def removing(path: Path, *options: object, **named: bool) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", rmtree)
+            late()
+            patch.setattr("os.rmdir", _not_empty)  # as if the late one had just made its lock anew
+            rmtree(path, *options, **named)
+
+    monkeypatch.setattr(builder, "write_json", writing)
+    monkeypatch.setattr(shutil, "rmtree", removing)
+    assert len(make_atlas(tmp_path / "atlas")) == 32
+
+
+def _not_empty(*_: object, **__: object) -> None:
+    raise OSError(39, "Directory not empty")
 
 
 def wrong_arrays() -> list[tuple[str, str, np.ndarray]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from neurolab.errors import AtlasError
 
 OTHER_CONTENT = "does not hold what was written: its SHA-256 is another"
 REDRAW = "remove it and draw the picture again"
+ANALYSE = "run the analysis that wrote it again"
 RESTORE = "restore it from a copy: people's labels cannot be made again"
 _LABEL_FILES = ("labels.sqlite", "labels.sqlite-wal", "labels.sqlite-shm", "labels.sqlite-journal")
 
@@ -58,7 +59,7 @@ class _Check:
         if manifest is not None:
             self._recorded(manifest)
             self._contents(manifest)
-        self._pictures()
+        self._pictures(manifest)
         with self.findings.reading("labels.sqlite", RESTORE):
             if problems := Labels(self.folder / "labels.sqlite").damage():
                 self.findings.add("labels.sqlite", ", ".join(problems), RESTORE)
@@ -162,13 +163,15 @@ class _Check:
             for file, problem in array_problems(site, images):
                 self.findings.add(f"{folder}/{file}", problem)
 
-    def _pictures(self) -> None:
+    def _pictures(self, manifest: Manifest | None) -> None:
         rows: list[PictureRow] = []
         with self.findings.reading("pictures.parquet", "remove it and draw the pictures again"):
             rows = Pictures(self.folder).of()
         for row in rows:
             with self.findings.reading(row.file, REDRAW):
                 self._picture(row)
+        if manifest is not None:
+            self._units_named("pictures.parquet", [row.unit for row in rows], manifest)
         kept = {row.path.name for row in rows}
         unused = [path.name for path in self.folder.glob("pictures/[!.]*") if path.name not in kept]
         if unused and not self.findings.about("pictures.parquet"):
@@ -191,23 +194,47 @@ class _Check:
             self.findings.notes.append(f"files left of a killed writer, {TEMPORARY_PREFIX}*: {count}")
 
     def _other_files(self, manifest: Manifest) -> None:
-        """Tables of analyses must be readable; what is of no known kind is told."""
+        """Tables of analyses must be readable, and of this atlas as far as they tell; others are told."""
         known = {MANIFEST, "pictures.parquet", *_LABEL_FILES, *manifest.get("files", _names(self.folder))}
+        tables: list[str] = []
         for name in _names(self.folder):
             if name in known or name.startswith("pictures/"):
                 continue
             if "/" not in name and name.endswith(".parquet"):
-                with self.findings.reading(name, "run the analysis that wrote it again"):
-                    _read_table(self.folder / name)
+                with self.findings.reading(name, ANALYSE):
+                    self._units_named(name, _read_table(self.folder / name), manifest)
+                tables.append(name)
             else:
                 self.findings.add(name, "is no file of this atlas", "move it away, if it is yours")
+        if tables:
+            self.findings.notes.append(
+                f"tables that the manifest has no hash of, as analyses write them: {', '.join(tables)}"
+            )
+
+    def _units_named(self, file: str, units: Collection[str], manifest: Manifest) -> None:
+        """What was found of units that the atlas does not have was left here by another build."""
+        sizes = {about["short"]: about["units"] for about in manifest["sites"].values()}
+        sizes |= {name: about["units"] for name, about in manifest["sites"].items()}
+        foreign = []
+        for unit in sorted(units):
+            site, _, index = unit.rpartition("/")
+            if site not in sizes or not index.isdecimal() or int(index) >= sizes[site]:
+                foreign.append(unit)
+        if foreign:
+            more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+            remedy = REDRAW if file == "pictures.parquet" else ANALYSE
+            self.findings.add(file, f"names units that this atlas does not have: {foreign[0]}{more}", remedy)
 
 
-def _read_table(path: Path) -> None:
-    """Read all of a Parquet file, a row group at a time."""
+def _read_table(path: Path) -> set[str]:
+    """Read all of a Parquet file, a row group at a time; returns the units that it names, if any."""
+    units: set[str] = set()
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
-            file.read_row_group(group)
+            table = file.read_row_group(group)
+            if "unit" in table.column_names:
+                units.update(u for u in table.column("unit").unique().to_pylist() if isinstance(u, str))
+    return units
 
 
 def _names(folder: Path) -> Iterator[str]:

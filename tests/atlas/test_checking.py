@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from neurolab.atlas import Atlas
 from neurolab.atlas.checking import check
 from neurolab.atlas.findings import Report
+from neurolab.atlas.pictures import Pictures
 from neurolab.atlas.writing import write_json
 from neurolab.cli import app
 from neurolab.errors import AtlasError
@@ -139,9 +140,22 @@ def test_missing_and_foreign_files_are_found(copy: Path) -> None:
         (copy / name).write_bytes(b"")
         assert only_finding(check(copy))[:2] == (name, "is no file of this atlas")
         (copy / name).unlink()
-    pq.write_table(pa.table({"unit": ["a/1"]}), copy / "words.parquet")  # what an analysis has found
     (copy / ".DS_Store").write_bytes(b"")
+    assert check(copy).sound and check(copy).notes == ()
+
+
+def test_tables_that_the_manifest_does_not_know_are_told(copy: Path) -> None:
+    """What analyses have found, of units of this atlas or, left by another build, of others."""
+    for unit in (f"{MAP_SITE.name}/1", f"{MAP_SITE.short}/3", None):
+        pq.write_table(pa.table({"unit": [unit], "word": ["spider"]}), copy / "words.parquet")
+        report = check(copy)
+        assert report.sound and "no hash of" in report.notes[0] and "words.parquet" in report.notes[0]
+    pq.write_table(pa.table({"word": ["spider"]}), copy / "words.parquet")
     assert check(copy).sound
+    for unit in (f"{MAP_SITE.name}/4", "visual.layer9:out/1", "a/1", "spider"):
+        pq.write_table(pa.table({"unit": [f"{MAP_SITE.name}/0", unit, unit]}), copy / "words.parquet")
+        file, problem, _ = only_finding(check(copy))
+        assert file == "words.parquet" and problem == f"names units that this atlas does not have: {unit}"
     (copy / "words.parquet").write_bytes(b"PAR1")
     assert only_finding(check(copy))[0] == "words.parquet"
 
@@ -217,6 +231,15 @@ def test_a_picture_of_another_size_than_the_table_says_is_found(copy: Path, side
     file, problem, remedy = only_finding(check(copy))
     assert file == rows[1]["file"] and "draw the picture again" in remedy
     assert problem.endswith(f"is not {rows[1]['width']} x {rows[1]['height']}")
+
+
+def test_pictures_of_another_build_are_found(copy: Path) -> None:
+    """As an atlas of other sites would have them, whose pictures were not removed."""
+    image = np.zeros((4, 4, 3), np.uint8)
+    Pictures(copy).add([FakePicture(f"visual.layer9:out/{i}", image, seed=i) for i in range(2)])
+    file, problem, remedy = only_finding(check(copy))
+    assert file == "pictures.parquet" and "draw the picture again" in remedy
+    assert problem == "names units that this atlas does not have: visual.layer9:out/0 and 1 more"
 
 
 def test_damaged_labels_are_found(copy: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from neurolab.atlas import queries
 from neurolab.atlas.arrays import Exemplar, SiteArrays, Unit, read_site_arrays
 from neurolab.atlas.image_table import ImageRow, ImagesTable
 from neurolab.atlas.labels import Labels
-from neurolab.atlas.manifest import read_manifest
+from neurolab.atlas.manifest import OpenedManifest
 from neurolab.atlas.pictures import PictureLike, PictureRow, Pictures
 from neurolab.atlas.shards import SHARDS, ShardRow, read_shards
 from neurolab.atlas.tables import made_tables
@@ -25,18 +26,23 @@ from neurolab.errors import AtlasError, UnknownSiteError
 class Atlas:
     """A finished atlas. Arrays are mapped into memory and read when used; may be shared between threads.
 
-    path: the folder. manifest: what it was made from (`format_version`, `model`, `source`, `sites`,
-    `settings`). sites: full names, in the order mined. labels: what people said of units.
+    path: the folder, from the root. manifest: what it was made from (`format_version`, `model`, `source`,
+    `sites`, `settings`). sites: full names, in the order mined. labels: what people said of units.
+
+    Where another build has taken the folder since it was opened, whatever would be read of that one raises
+    AtlasError, so that the two are never mixed.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.manifest: dict[str, Any] = read_manifest(self.path)
+        self.path = Path(path).resolve()  # so that it is found from another working folder, too
+        self._opened = OpenedManifest(self.path)
+        self.manifest: dict[str, Any] = self._opened.content
         about = self.manifest["sites"]
         self.sites: list[str] = sorted(about, key=lambda name: about[name]["order"])
-        self.labels = Labels(self.path / "labels.sqlite", self.unit_name)
+        self.labels = Labels(self.path / "labels.sqlite", self._labelled)
         self._short = {about[name]["short"]: name for name in self.sites}
-        self._images = ImagesTable(self.path / "images.parquet")
+        with self.unchanged():
+            self._table = ImagesTable(self.path / "images.parquet")
         self._pictures = Pictures(self.path)
         self._arrays: dict[str, SiteArrays] = {}
         self._lock = threading.Lock()
@@ -68,13 +74,16 @@ class Atlas:
         full = self.site_name(name)
         with self._lock:
             if full not in self._arrays:
-                self._arrays[full] = self._map(full)
+                with self.unchanged():
+                    arrays = self._map(full)
+                self._arrays[full] = arrays
             return self._arrays[full]
 
     def unit(self, name: str) -> Unit:
         """The page of one unit, `SITE/12`: exemplars from the strongest, statistics, pictures."""
         full, index = self._parse(name)
         site = self.site(full)
+        pictures = self._pictures.of(f"{full}/{index}")  # before the images, which look for another build
         return Unit(
             site=full,
             index=index,
@@ -87,12 +96,12 @@ class Atlas:
             count=int(site.count[index]),
             histogram=site.histogram[index],
             edges=site.edges[index],
-            pictures=self._pictures.of(f"{full}/{index}"),
+            pictures=pictures,
         )
 
     def __len__(self) -> int:
         """The number of images."""
-        return len(self._images)
+        return len(self._table)
 
     def image(self, index: int) -> ImageRow:
         """What is known of image `index`."""
@@ -145,22 +154,31 @@ class Atlas:
         number of its first image. Shards without a record are left out. None where the atlas is from before
         they were counted."""
         path = self.path / SHARDS
-        return read_shards(path) if path.exists() else None
+        with self.unchanged():
+            return read_shards(path) if path.exists() else None
 
     def pictures(self, unit: str | None = None) -> list[PictureRow]:
         """The feature visualizations of a unit, or of all."""
-        return self._pictures.of(None if unit is None else self.unit_name(unit))
+        with self.unchanged():
+            return self._pictures.of(None if unit is None else self.unit_name(unit))
 
     def add_pictures(self, pictures: Sequence[PictureLike]) -> list[PictureRow]:
         """Keep pictures, in place of those with the same unit, kind, facet, seed and settings."""
-        return self._pictures.add(pictures, self.unit_name)
+        with self.unchanged():
+            return self._pictures.add(pictures, self.unit_name)
 
     def sql(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
         """Answer a SELECT over `units`, `exemplars`, `images`, `pictures` and, if there are any, `shards`.
 
         See `neurolab.atlas.queries.query`, and `neurolab.atlas.tables` for the columns of the first two.
         """
-        return queries.query(self.path, query, parameters, made_tables(self))
+        with self.unchanged():
+            return queries.query(self.path, query, parameters, made_tables(self))
+
+    def unchanged(self) -> AbstractContextManager[None]:
+        """For `with`, around what reads the folder's files itself: AtlasError where another build has
+        replaced this one since it was opened, before or meanwhile."""
+        return self._opened.unchanged()
 
     def summary(self) -> dict[str, Any]:
         """What `neurolab info` prints: the model, the source, and how many of everything there are."""
@@ -181,6 +199,15 @@ class Atlas:
             "exemplars": sum(int(np.count_nonzero(site.images >= 0)) for site in sites),
             "pictures": len(self._pictures),
         }
+
+    @property
+    def _images(self) -> ImagesTable:
+        self._opened.check()
+        return self._table
+
+    def _labelled(self, name: str) -> str:
+        self._opened.check()
+        return self.unit_name(name)
 
     def _parse(self, name: str) -> tuple[str, int]:
         site, slash, index = name.rpartition("/")

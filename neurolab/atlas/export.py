@@ -50,7 +50,7 @@ def export(
     names = atlas.sites if sites is None else [atlas.site_name(site) for site in sites]
     target = Path(out)
     try:
-        with _new_folder(target) as folder:
+        with _new_folder(target) as folder, atlas.unchanged():
             if format == "dataset":
                 write_dataset(atlas, folder, names, top)
             else:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -62,14 +64,62 @@ def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return rest | {"sha256": hashlib.sha256(json_bytes(rest)).hexdigest()}
 
 
+class OpenedManifest:
+    """The manifest that an atlas was opened by, and whether the folder still has it.
+
+    A build removes its predecessor's manifest first and writes its own last, so what was read between two
+    looks at the same manifest is of the same build.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stamp = _stamp(folder)
+        data = _manifest_bytes(folder)
+        self._hash = hashlib.sha256(data).digest()
+        self.content = _parsed(folder / MANIFEST, data)
+
+    def check(self) -> None:
+        """AtlasError where the folder has another manifest by now, or none; costs a stat where it has not."""
+        stamp = _stamp(self._folder)
+        if stamp is not None and stamp == self._stamp:
+            return
+        with contextlib.suppress(AtlasError):
+            if hashlib.sha256(_manifest_bytes(self._folder)).digest() == self._hash:
+                self._stamp = stamp  # it was copied, or the same was built again
+                return
+        what = "replaced" if stamp else "moved away, or is being replaced,"
+        raise AtlasError(f"the atlas at {self._folder} was {what} since it was opened; open it again")
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Around what reads the folder's files: AtlasError where they may be of another build."""
+        self.check()
+        try:
+            yield
+        finally:
+            self.check()
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of the atlas in `folder`; an AtlasError says what is wrong with it and what to do."""
+    return _parsed(folder / MANIFEST, _manifest_bytes(folder))
+
+
+def _stamp(folder: Path) -> tuple[int, int, int] | None:
+    try:
+        status = os.stat(folder / MANIFEST)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _manifest_bytes(folder: Path) -> bytes:
     check_folder(folder)
     if not folder.is_dir():
         raise AtlasError(f"there is no atlas at {folder}; build one with `neurolab build --out {folder}`")
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text("utf-8"))
+        return path.read_bytes()
     except FileNotFoundError as error:
         if (folder / BUILDING).is_dir():
             raise AtlasError(
@@ -79,7 +129,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise AtlasError(
             f"{folder} is no atlas, for it has no {MANIFEST}; build one with `neurolab build`"
         ) from error
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise AtlasError(f"{path} cannot be read ({error}); build the atlas again") from error
+
+
+def _parsed(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        manifest = json.loads(data.decode("utf-8"))
+    except ValueError as error:
         raise AtlasError(f"{path} cannot be read ({error}); build the atlas again") from error
     _check(path, manifest)
     return dict(manifest)

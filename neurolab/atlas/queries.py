@@ -40,7 +40,8 @@ def query(
     with contextlib.closing(duckdb.connect(":memory:")) as connection:
         try:
             tables = _views(connection, folder, made or {})
-            connection.execute(f"SET allowed_paths = [{', '.join(_quoted(path) for path in tables)}]")
+            allowed = ", ".join(f"{_quoted(path)}, {_literal(path)}" for path in tables)
+            connection.execute(f"SET allowed_paths = [{allowed}]")
             for setting in _SETTINGS:
                 connection.execute(f"SET {setting}")
             statements = connection.extract_statements(text)
@@ -63,14 +64,19 @@ def _views(connection: duckdb.DuckDBPyConnection, folder: Path, made: Mapping[st
         if name not in files:
             connection.register(name, table)
     for name, path in files.items():
-        view, source = '"' + name.replace('"', '""') + '"', f"read_parquet({_quoted(path)})"
+        view, source = '"' + name.replace('"', '""') + '"', f"read_parquet({_literal(path)})"
         columns = "*"
         if name == "images":
             columns = "file_row_number AS image, * EXCLUDE (file_row_number)"
-            source = f"read_parquet({_quoted(path)}, file_row_number = true)"
+            source = f"read_parquet({_literal(path)}, file_row_number = true)"
         connection.execute(f"CREATE VIEW {view} AS SELECT {columns} FROM {source}")
     return list(files.values())
 
 
-def _quoted(path: Path) -> str:
+def _quoted(path: Path | str) -> str:
     return "'" + str(path).replace("'", "''") + "'"
+
+
+def _literal(path: Path) -> str:
+    """The path for `read_parquet`, which else takes `run[1]` for a pattern and reads its sibling `run1`."""
+    return _quoted("".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path)))

@@ -212,12 +212,25 @@ def test_nothing_else_is_answered(atlas: Atlas, query: str, tmp_path: Path) -> N
     assert folder_bytes(tmp_path) == before
 
 
-def test_odd_folder_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "sibling"),
+    [
+        ('it\'s a "folder" [1] *?', "other"),
+        ("run[1]", "run1"),
+        ("atl*s", "atlas"),
+        ("a?b", "acb"),
+        ("b[!a]", "bc"),
+        ("**", "zz"),
+        ("{a,b}", "a"),
+    ],
+)
+def test_a_folder_whose_name_is_a_pattern_is_read_itself(tmp_path: Path, name: str, sibling: str) -> None:
     from tests.atlas.making import make_atlas
 
-    assert (
-        make_atlas(tmp_path / 'it\'s a "folder" [1] *?')
-        .sql("SELECT count(*) AS n FROM images")["n"][0]
-        .as_py()
-        == 32
-    )
+    make_atlas(tmp_path / sibling, images=8)
+    atlas = make_atlas(tmp_path / name)
+    assert atlas.sql("SELECT count(*) AS n FROM images")["n"][0].as_py() == 32
+    atlas.add_pictures([FakePicture("layer4.2/2", np.zeros((4, 4, 3), np.uint8))])
+    assert atlas.sql("SELECT count(*) AS n FROM pictures")["n"][0].as_py() == 1
+    with pytest.raises(AtlasError, match="disabled"):
+        atlas.sql(f"SELECT * FROM '{tmp_path / sibling}/images.parquet'")

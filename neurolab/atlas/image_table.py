@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from neurolab.atlas.images import SCHEMA
+from neurolab.atlas.row_groups import RowGroups
 from neurolab.errors import AtlasError
 
-CACHED_GROUPS = 64  # of thumbnails, about 1 MB each
+TEXTS = ("key", "captions", "labels", "width", "height")
+CACHED_TEXTS = 64 << 20  # bytes
+CACHED_THUMBNAILS = 64 << 20
+MANY_GROUPS = 64  # from which on all keys are read at once, and kept
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,9 @@ class ImageRow:
 
 
 class ImagesTable:
-    """Reads images.parquet: the text columns are read once, thumbnails by row group when asked for.
+    """Reads images.parquet: of texts and thumbnails the row groups that are asked for, of keys also all.
 
-    May be used from several threads.
+    So a few images cost the same of an atlas of any size. May be used from several threads.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -46,37 +50,48 @@ class ImagesTable:
             raise AtlasError(f"{path} cannot be read ({error}); build the atlas again") from error
         if not self._file.schema_arrow.equals(SCHEMA):
             raise AtlasError(f"{path} has other columns than an atlas of version 1; build the atlas again")
-        metadata = self._file.metadata
-        sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._lock = threading.RLock()
-        self._text: pa.Table | None = None
+        self._texts = RowGroups(self.path, self._file, self._lock, CACHED_TEXTS)
+        self._thumbnails = RowGroups(self.path, self._file, self._lock, CACHED_THUMBNAILS)
+        self._keys: pa.Array | None = None
         self._index: dict[str, int] | None = None
         self._embeddings: np.ndarray | None = None
-        self._groups: OrderedDict[int, pa.Array] = OrderedDict()
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self._texts.starts[-1])
 
     def rows(self, images: Sequence[int] | np.ndarray) -> list[ImageRow]:
         """The rows of these images, in the order given."""
         wanted = self._checked(images)
-        columns = (column.to_pylist() for column in self.take(wanted).columns)
-        return [
-            ImageRow(int(i), k, tuple(c or ()), dict(m or ()), w, h)
-            for i, k, c, m, w, h in zip(wanted, *columns, strict=True)
-        ]
+        found: dict[int, ImageRow] = {}
+        for places, columns in self._texts.take(wanted, TEXTS):
+            values = zip(places.tolist(), *(column.to_pylist() for column in columns), strict=True)
+            for place, k, c, m, w, h in values:
+                found[place] = ImageRow(int(wanted[place]), k, tuple(c or ()), dict(m or ()), w, h)
+        return [found[place] for place in range(len(wanted))]
 
     def take(self, images: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
         """The columns key, captions, labels, width and height, or some of them, in the order of `images`."""
-        table = self._text_columns()
-        return table.select(list(columns or table.column_names)).take(pa.array(self._checked(images)))
+        wanted, names = self._checked(images), list(columns or TEXTS)
+        schema = pa.schema([SCHEMA.field(name) for name in names])
+        try:
+            if names == ["key"] and len(np.unique(self._texts.groups_of(wanted))) > MANY_GROUPS:
+                return pa.table([self._all_keys().take(pa.array(wanted)).cast(pa.string())], schema=schema)
+            order, parts = [np.zeros(0, np.int64)], [schema.empty_table()]
+            for places, arrays in self._texts.take(wanted, names):
+                order.append(places)
+                parts.append(pa.table(arrays, schema=schema))
+            found, back = pa.concat_tables(parts), np.argsort(np.concatenate(order))
+            return found if (np.diff(back) > 0).all() else found.take(pa.array(back))
+        except pa.ArrowException as error:
+            few = "ask for fewer images at a time"
+            raise AtlasError(f"{len(wanted)} rows of {self.path} are too much ({error}); {few}") from error
 
     def index_of(self, key: str) -> int:
         """The number of the image with this key; AtlasError where there is none."""
         with self._lock:
             if self._index is None:
-                keys = self._text_columns().column("key").to_pylist()
+                keys = self._all_keys().to_pylist()
                 # Backwards, so that of two images with the same key the first is found.
                 self._index = {
                     k: i for i, k in zip(range(len(keys) - 1, -1, -1), reversed(keys), strict=True)
@@ -88,12 +103,10 @@ class ImagesTable:
     def thumbnails(self, images: Sequence[int] | np.ndarray) -> list[bytes | None]:
         """The thumbnails (WebP bytes) of these images, in the order given; None for one made without."""
         wanted = self._checked(images)
-        groups = np.searchsorted(self._starts, wanted, side="right") - 1
         found: list[bytes | None] = [None] * len(wanted)
-        with self._lock:
-            for place in np.argsort(groups, kind="stable"):
-                group = int(groups[place])
-                found[place] = self._group(group)[int(wanted[place] - self._starts[group])].as_py()
+        for places, (column,) in self._thumbnails.take(wanted, ["thumbnail"]):
+            for place, data in zip(places.tolist(), column.to_pylist(), strict=True):
+                found[place] = data
         return found
 
     def embeddings(self) -> np.ndarray | None:
@@ -103,31 +116,23 @@ class ImagesTable:
                 self._embeddings = self._read_embeddings()
         return self._embeddings if self._embeddings.size else None
 
-    def _checked(self, images: Sequence[int] | np.ndarray) -> np.ndarray:
+    def _checked(self, images: Sequence[int] | np.ndarray) -> NDArray[np.int64]:
         wanted = np.asarray(images, dtype=np.int64).reshape(-1)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise AtlasError(f"{self.path.parent} has images 0 to {len(self) - 1}, not {wanted.tolist()[:8]}")
         return wanted
 
-    def _text_columns(self) -> pa.Table:
+    def _all_keys(self) -> pa.Array:
+        """The keys of all images. Together they may be longer than the 2 GiB that `string` can count."""
         with self._lock:
-            if self._text is None:
-                names = ["key", "captions", "labels", "width", "height"]
-                self._text = self._file.read(columns=names).combine_chunks()
-            return self._text
-
-    def _group(self, group: int) -> pa.Array:
-        if group not in self._groups:
-            column = self._file.read_row_group(group, columns=["thumbnail"]).column(0)
-            self._groups[group] = column.combine_chunks()
-            if len(self._groups) > CACHED_GROUPS:
-                self._groups.popitem(last=False)
-        self._groups.move_to_end(group)
-        return self._groups[group]
+            if self._keys is None:
+                column = self._file.read(columns=["key"]).column(0)
+                self._keys = column.cast(pa.large_string()).combine_chunks()
+            return self._keys
 
     def _read_embeddings(self) -> np.ndarray:
         result = np.zeros((len(self), 0), np.float16)
-        for group, start in enumerate(self._starts[:-1]):
+        for group, start in enumerate(self._texts.starts[:-1]):
             column = self._file.read_row_group(group, columns=["embedding"]).column(0).combine_chunks()
             has = np.asarray(column.is_valid())
             flat = np.asarray(column.flatten())

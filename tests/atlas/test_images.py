@@ -210,7 +210,8 @@ def test_damaged_tables_are_refused(tmp_path: Path) -> None:
 def test_threads_read_the_right_rows(
     tmp_path: Path, small_groups: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neurolab.atlas.image_table.CACHED_GROUPS", 2)  # so that threads evict each other's
+    for cache in ("TEXTS", "THUMBNAILS"):  # so that threads evict each other's
+        monkeypatch.setattr(f"neurolab.atlas.image_table.CACHED_{cache}", 2000)
     table, items, wrong = ImagesTable(write(tmp_path, [200])), make_items(200), []
 
     def read(seed: int) -> None:

@@ -91,31 +91,59 @@ def same_build(out: Path, identity: Identity, *, overwrite: bool) -> Atlas | Non
     removed. People's labels are never removed: they stay where the weights are the same, and are a reason to
     refuse where they are not.
     """
-    finished = (out / MANIFEST).exists()
-    if not finished:
-        before = unfinished(out)
-        if before is None:
-            return None
-        different = differences(before, identity, engine=True)
-    else:
-        try:
-            atlas = Atlas.open(out)
-        except AtlasError:
-            if not overwrite:
-                raise
-            clear(out, keep_labels=True)
-            return None
-        before = atlas.manifest
-        different = differences(before, identity, engine=False)
-        if not different:
-            return atlas
-    if different and not overwrite:
-        kind = "a finished atlas" if finished else "an unfinished build"
+    if (out / MANIFEST).exists():
+        return _finished(out, identity, overwrite=overwrite)
+    before = unfinished(out)
+    if before is not None and (different := differences(before, identity, engine=True)):
+        _throw_away(out, "an unfinished build", before, identity, different, overwrite=overwrite)
+    return None
+
+
+def _finished(out: Path, identity: Identity, *, overwrite: bool) -> Atlas | None:
+    try:
+        atlas = Atlas.open(out)
+    except AtlasError:
+        if not overwrite:
+            raise
+        clear(out, keep_labels=True)
+        return None
+    if different := differences(atlas.manifest, identity, engine=False):
+        _throw_away(out, "a finished atlas", atlas.manifest, identity, different, overwrite=overwrite)
+        return None
+    if lost := _lost_files(atlas):
+        if not overwrite:
+            raise AtlasError(
+                f"{out} is damaged: {lost} missing, or of another size than written. Restore it from a copy, "
+                "or build it again with overwrite=True (--overwrite)"
+            )
+        clear(out, keep_labels=True)
+        return None
+    return atlas
+
+
+def _throw_away(
+    out: Path,
+    kind: str,
+    before: Mapping[str, Any],
+    identity: Identity,
+    different: list[str],
+    *,
+    overwrite: bool,
+) -> None:
+    if not overwrite:
         raise AtlasError(
             f"{out} holds {kind} of something else: {'; '.join(different)}. Give the same model, source and "
             "settings, choose another folder, or start afresh with overwrite=True (--overwrite)"
         )
-    if different:
-        same_weights = before["model"].get("weights_hash") == identity["model"]["weights_hash"]
-        clear(out, keep_labels=same_weights)
-    return None
+    same_weights = before["model"].get("weights_hash") == identity["model"]["weights_hash"]
+    clear(out, keep_labels=same_weights)
+
+
+def _lost_files(atlas: Atlas) -> str:
+    """The files that the manifest names and that are gone or cut; what is in them only `check` reads."""
+    lost = []
+    for name, about in atlas.manifest.get("files", {}).items():
+        path = atlas.path / name
+        if not path.is_file() or path.stat().st_size != about["bytes"]:
+            lost.append(name)
+    return ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")

@@ -315,6 +315,22 @@ def test_a_finished_atlas_is_returned_at_once(tmp_path: Path, monkeypatch: pytes
     assert digests(out) == before
 
 
+@pytest.mark.parametrize("name", ["exemplars.npz", "lowest.npz", "report.json", "images.parquet"])
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_finished_atlas_that_lost_a_file_is_not_returned(
+    tmp_path: Path, whole: dict[str, str], name: str, cut: bool
+) -> None:
+    out = small_build(tmp_path / "atlas").path
+    path = next(out.rglob(name))
+    path.unlink()
+    if cut:
+        path.write_bytes(b"PAR1")
+    with pytest.raises(AtlasError, match=rf"(?s){name}.*(overwrite=True|build the atlas again)"):
+        small_build(out)
+    small_build(out, overwrite=True)
+    assert digests(out) == whole
+
+
 def test_overwriting_a_finished_atlas_keeps_labels_of_the_same_model(tmp_path: Path) -> None:
     out = tmp_path / "atlas"
     atlas = small_build(out)

@@ -16,10 +16,11 @@ from neurolab.atlas.atlas import Atlas
 from neurolab.atlas.export_tables import images_table, pictures_table, write_dataset
 from neurolab.atlas.plain import write_csv
 from neurolab.atlas.tables import MadeTable, exemplars_table, units_table
-from neurolab.atlas.writing import TEMPORARY_PREFIX, atomic_path
+from neurolab.atlas.writing import TEMPORARY_PREFIX, atomic_path, locked
 from neurolab.errors import AtlasError
 
 FORMATS = ("parquet", "csv", "dataset")
+_LOCK = ".lock"  # in a folder that is being written
 
 
 def export(
@@ -36,10 +37,14 @@ def export(
       Thumbnails and pictures are in there as Image features for `datasets.load_dataset("parquet", ...)`.
     - `csv`: the same without thumbnails, embeddings and the pictures themselves (`neurolab.atlas.plain`).
     - `dataset`: what `datasets.load_from_disk` opens: one row per unit and exemplar, as in the table
-      exemplars, with the thumbnail as an Image feature, and captions.
+      exemplars, with the thumbnail as an Image feature, and captions. A thumbnail is in there once for every
+      unit whose exemplar it is, for such a dataset's rows are read in place and share nothing: 20 exemplars
+      of each of 1,000 units weigh as much as 20,000 thumbnails. `parquet` has every image once; its tables
+      are joined by `image`.
 
-    In all of them labels, settings and scores are JSON. sites: only units of these; top: only so many
-    exemplars of each unit. Memory does not grow with the atlas. The folder appears when it is whole. Raises
+    In all of them labels, settings and scores are JSON; a table without rows is not written. sites: only
+    units of these; top: only so many exemplars of each unit. Memory does not grow with the atlas. The folder
+    appears when it is whole; what a killed export to the same folder left is removed by the next. Raises
     AtlasError where the folder holds something or cannot be written, and for a dataset of an atlas without
     thumbnails.
     """
@@ -68,6 +73,8 @@ def _write_tables(atlas: Atlas, folder: Path, format: str, sites: Sequence[str],
         "pictures": pictures_table(atlas, sites, files=format == "parquet"),
     }
     for name, table in tables.items():
+        if not any(batch.num_rows for batch in table.batches()):
+            continue  # `load_dataset` refuses a file without rows
         path = folder / f"{name}.{format}"
         if format == "csv":
             write_csv(path, table.schema, table.batches())
@@ -91,13 +98,24 @@ def _new_folder(target: Path) -> Iterator[Path]:
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise AtlasError(f"{target} holds something already; an export needs a new or an empty folder")
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(target)
     temporary = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}-{target.name[-48:]}"
     temporary.mkdir()
     try:
-        yield temporary
+        with locked(temporary / _LOCK, wait=False):
+            yield temporary
+        (temporary / _LOCK).unlink()
         if target.exists():
             target.rmdir()  # fails where somebody has put something there meanwhile
         os.replace(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what killed exports to `target` left; one that is still at work holds its lock, and stays."""
+    for path in target.parent.glob(f"{TEMPORARY_PREFIX}*"):
+        if path.name[len(TEMPORARY_PREFIX) + 17 :] == target.name[-48:] and path.is_dir():
+            with contextlib.suppress(AtlasError, OSError), locked(path / _LOCK, wait=False):
+                shutil.rmtree(path)

@@ -21,6 +21,7 @@ from neurolab.atlas.writing import atomic_path, json_bytes, write_json
 from neurolab.errors import AtlasError
 
 _PICTURES_AT_ONCE = 64
+_IMAGES_AT_ONCE = 1 << 12  # with thumbnails and captions
 _EXEMPLARS_AT_ONCE = 1 << 14  # with thumbnails of some KB each
 _SHARD_BYTES = 500 << 20  # as `datasets` cuts its files
 _INTEGERS = ("index", "rank", "position", "row", "column", "width", "height")
@@ -40,7 +41,8 @@ def images_table(atlas: Atlas, thumbnails: bool) -> MadeTable:
     def batches() -> Iterator[pa.RecordBatch]:
         first = 0
         with pq.ParquetFile(atlas.path / "images.parquet", memory_map=True) as file:
-            for batch in file.iter_batches(columns=[name for name in columns if name != "image"]):
+            read = [name for name in columns if name != "image"]
+            for batch in file.iter_batches(_IMAGES_AT_ONCE, columns=read):
                 found = dict(zip(batch.schema.names, batch.columns, strict=True))
                 found["image"] = pa.array(range(first, first + batch.num_rows), pa.int64())
                 found["labels"] = flatten(batch.select(["labels"])).column(0)

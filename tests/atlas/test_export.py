@@ -6,7 +6,10 @@ import csv
 import io
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from PIL import Image
 from neurolab.atlas import Atlas, export_tables
 from neurolab.atlas.export import export
 from neurolab.atlas.plain import flat_schema, json_rows, write_csv
+from neurolab.atlas.writing import TEMPORARY_PREFIX, locked
 from neurolab.data.sources import open_source
 from neurolab.errors import AtlasError, UnknownSiteError
 from tests.atlas.making import (
@@ -31,6 +35,7 @@ from tests.atlas.making import (
     FakePicture,
     finish,
     folder_bytes,
+    make_atlas,
     make_embeddings,
     open_writer,
 )
@@ -288,6 +293,54 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
         export(atlas, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["atlas"]
     export(atlas, tmp_path / "out", "csv")  # which needs no picture's file
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from neurolab.atlas import Atlas, export
+write = export._write_tables
+def killed(*arguments):
+    write(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+export._write_tables = killed
+export.export(Atlas.open(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_what_a_killed_export_left_goes_with_the_next_one(atlas: Atlas, tmp_path: Path) -> None:
+    """But not what another export to the same folder is just writing, and not what others left."""
+    out = tmp_path / "out[1]"
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED, str(atlas.path), str(out)], cwd=Path(__file__).parents[2]
+    )
+    assert run.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(TEMPORARY_PREFIX) and (left / "units.parquet").exists()
+    others = [left.with_name(left.name[:-1]), left.with_name(f"{left.name}s"), tmp_path / ".writing-7-out[1]"]
+    for other in others:
+        other.mkdir()
+    busy = left.with_name(f"{TEMPORARY_PREFIX}{'0' * 16}-out[1]")
+    busy.mkdir()
+    with locked(busy / ".lock"):
+        export(atlas, out)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (*others, busy, out)}
+    assert not (out / ".lock").exists()
+
+
+def test_tables_without_rows_are_not_written(tmp_path: Path) -> None:
+    atlas = make_atlas(tmp_path / "atlas")
+    for format in ("parquet", "csv"):
+        out = export(atlas, tmp_path / format, format)
+        names = ("exemplars", "images", "units")  # and no pictures
+        assert sorted(path.name for path in out.iterdir()) == [f"{name}.{format}" for name in names]
+    from datasets import load_dataset
+
+    for path in sorted((tmp_path / "parquet").iterdir()):
+        loaded = load_dataset(
+            "parquet", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
+        )
+        assert len(loaded) == pq.read_metadata(path).num_rows > 0
 
 
 def test_what_cannot_be_exported_says_so(atlas: Atlas, tmp_path: Path) -> None:

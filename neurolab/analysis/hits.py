@@ -19,8 +19,9 @@ class Hit:
 
     score: for an image the z-score, for a text or another unit the cosine or the agreement. value: the
     activation by the image. percentile: the percentage of the atlas's images that excite the unit less, 0 to
-    100. rank: of the image among the unit's exemplars, from 1. shared: how many exemplars two units have in
-    common.
+    100; read off the unit's histogram as if the images were evenly spread in a bin, which may be a point or
+    two beside a count of them. rank: of the image among the unit's exemplars, from 1. shared: how many
+    exemplars two units have in common.
     """
 
     unit: str  # SITE/89

@@ -12,7 +12,7 @@ demo: atlas
 atlas: $(ATLAS)/manifest.json $(ATLAS)/pictures.parquet
 
 $(ATLAS)/manifest.json: | .venv/installed
-	$(BIN)/neurolab build --model pocket --source demo --site layer3.1 --site layer4.1 --out $(ATLAS)
+	$(BIN)/neurolab build --model pocket --source demo --site layer3.1 --site layer4.1 --coactivation 512 --out $(ATLAS)
 
 $(ATLAS)/pictures.parquet: | $(ATLAS)/manifest.json
 	$(BIN)/neurolab render pocket --atlas $(ATLAS) --count 24 --steps 160

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -205,3 +207,22 @@ def test_relevant_asks_for_no_image_that_the_atlas_has_not(
     assert "--source" in run("relevant", both.path, *asked, code=2)
     named = [option for folder in folders for option in ("--source", folder)]
     assert len(json.loads(run("relevant", both.path, *asked, *named))) == min(24, len(both))
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_readme_asks_the_demo_atlas_what_it_can_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every line under "Ask an atlas" runs as printed on what `make demo` builds, here of a few images."""
+    monkeypatch.chdir(tmp_path)
+    (build,) = re.findall(r"neurolab (build .*) --out \$\(ATLAS\)", (ROOT / "Makefile").read_text("utf-8"))
+    run(*shlex.split(build), "--limit", 24, "--workers", 0, "--out", "atlas/demo")
+    Image.new("RGB", (40, 30), "orange").save("cat.jpg")
+    asking = (ROOT / "README.md").read_text("utf-8").split("## Ask an atlas")[1].split("```")[1]
+    lines = [shlex.split(line, comments=True) for line in asking.splitlines()[1:]]
+    commands = {name for _, name, *_ in lines}
+    assert commands == {"units", "similar", "relevant", "query", "export", "check"}
+    for _, *arguments in lines:
+        assert run(*arguments), arguments

@@ -189,7 +189,10 @@ class AtlasWriter:
             self.build_folder.mkdir(parents=True, exist_ok=True)
             self._held.enter_context(locked(self.build_folder / "lock", wait=False))
             self._refuse_finished()  # another writer may have finished it while this one came
-            finish_clearing(self.out)
+            finish_clearing(self.out, str(self._identity["model"].get("weights_hash", "")))
+        except AtlasError:
+            self.close()
+            raise
         except OSError as error:
             self.close()
             raise AtlasError(f"cannot write an atlas to {self.out}: {error}") from error

@@ -116,7 +116,7 @@ def _finished(out: Path, identity: Identity, *, overwrite: bool) -> Atlas | None
                 f"{out} is damaged: {lost} missing, or of another size than written. Restore it from a copy, "
                 "or build it again with overwrite=True (--overwrite)"
             )
-        clear(out, keep_labels=True)
+        clear(out, keep_labels=True, weights=identity["model"]["weights_hash"])
         return None
     return atlas
 
@@ -135,8 +135,9 @@ def _throw_away(
             f"{out} holds {kind} of something else: {'; '.join(different)}. Give the same model, source and "
             "settings, choose another folder, or start afresh with overwrite=True (--overwrite)"
         )
-    same_weights = before["model"].get("weights_hash") == identity["model"]["weights_hash"]
-    clear(out, keep_labels=same_weights)
+    weights = before["model"].get("weights_hash")
+    same = weights == identity["model"]["weights_hash"]
+    clear(out, keep_labels=same, weights=str(weights or ""))
 
 
 def _lost_files(atlas: Atlas) -> str:

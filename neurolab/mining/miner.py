@@ -139,7 +139,8 @@ def mine(
         except AtlasError:
             if not overwrite:
                 raise
-            clear(out, keep_labels=True)  # it is the same build, but damaged
+            # It is the same build, but damaged.
+            clear(out, keep_labels=True, weights=model.weights_hash)
             stack.enter_context(job)
         what, behind = f"Mining {model.name}", job.state.records
         if behind:

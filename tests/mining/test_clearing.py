@@ -108,6 +108,23 @@ def test_a_writer_of_its_own_finishes_the_clearing_too(old: Path, tmp_path: Path
     assert [path.name for path in out.iterdir()] == [BUILDING]
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_labels_are_not_adopted_by_another_model_after_a_kill(
+    old: Path, tmp_path: Path, overwrite: bool
+) -> None:
+    out = Path(shutil.copytree(old, tmp_path / "atlas"))
+    atlas = Atlas.open(out)
+    atlas.labels.add(f"{atlas.sites[0]}/1", "stripes", author="a person")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_at(5, patch)
+        small_build(out, k=3, sites=["0"], overwrite=True)
+    assert not (out / MANIFEST).exists()
+    with pytest.raises(AtlasError, match="labels that people gave to the units of another model"):
+        small_build(out, model=small_model(seed=1), overwrite=overwrite)
+    again = small_build(out, k=3, sites=["0"])
+    assert [label.text for label in again.labels.of(f"{again.sites[0]}/1")] == ["stripes"]
+
+
 def test_what_cannot_be_removed_is_told_and_tried_again(
     old: Path, tmp_path: Path, new: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

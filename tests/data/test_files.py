@@ -30,14 +30,6 @@ PASSING = [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOTCONN, errno.ENOENT]
 SMALL = ImageTransform((8, 8))
 
 
-@pytest.fixture(autouse=True)
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The waits that were asked for, and not made."""
-    asked: list[float] = []
-    monkeypatch.setattr(patience, "sleep", asked.append)
-    return asked
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     place = tmp_path / "photos"

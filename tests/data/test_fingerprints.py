@@ -12,7 +12,6 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from neurolab.data import patience
 from neurolab.data.fingerprints import fingerprint, fingerprints
 from neurolab.data.sources import open_source
 from neurolab.data.streams import TarStreamSource
@@ -20,13 +19,6 @@ from neurolab.data.tars import TarSource
 from neurolab.errors import SourceError
 from tests.data.making import samples, write_tar
 from tests.data.serving import Server, serving
-
-
-@pytest.fixture(autouse=True)
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    asked: list[float] = []
-    monkeypatch.setattr(patience, "sleep", asked.append)
-    return asked
 
 
 @pytest.fixture

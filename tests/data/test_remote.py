@@ -18,7 +18,6 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import neurolab.data.remote
-from neurolab.data import patience
 from neurolab.data.decode import ImageTransform, decode_image
 from neurolab.data.loader import load_batches
 from neurolab.data.parquet import ParquetSource
@@ -29,13 +28,6 @@ from tests.data.making import encoded
 from tests.data.serving import Server, serving
 
 SMALL = ImageTransform((8, 8))
-
-
-@pytest.fixture(autouse=True)
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    asked: list[float] = []
-    monkeypatch.setattr(patience, "sleep", asked.append)
-    return asked
 
 
 @pytest.fixture

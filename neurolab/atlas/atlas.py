@@ -39,7 +39,7 @@ class Atlas:
         self.manifest: dict[str, Any] = self._opened.content
         about = self.manifest["sites"]
         self.sites: list[str] = sorted(about, key=lambda name: about[name]["order"])
-        self.labels = Labels(self.path / "labels.sqlite", self._labelled)
+        self.labels = Labels(self.path / "labels.sqlite", self.unit_name, self._opened.check)
         self._short = {about[name]["short"]: name for name in self.sites}
         with self.unchanged():
             self._table = ImagesTable(self.path / "images.parquet")
@@ -204,10 +204,6 @@ class Atlas:
     def _images(self) -> ImagesTable:
         self._opened.check()
         return self._table
-
-    def _labelled(self, name: str) -> str:
-        self._opened.check()
-        return self.unit_name(name)
 
     def _parse(self, name: str) -> tuple[str, int]:
         site, slash, index = name.rpartition("/")

@@ -75,7 +75,7 @@ class ImagesTable:
         wanted, names = self._checked(images), list(columns or TEXTS)
         schema = pa.schema([SCHEMA.field(name) for name in names])
         try:
-            if names == ["key"] and len(np.unique(self._texts.groups_of(wanted))) > MANY_GROUPS:
+            if names == ["key"] and self._wants_many(wanted):
                 return pa.table([self._all_keys().take(pa.array(wanted)).cast(pa.string())], schema=schema)
             order, parts = [np.zeros(0, np.int64)], [schema.empty_table()]
             for places, arrays in self._texts.take(wanted, names):
@@ -121,6 +121,12 @@ class ImagesTable:
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise AtlasError(f"{self.path.parent} has images 0 to {len(self) - 1}, not {wanted.tolist()[:8]}")
         return wanted
+
+    def _wants_many(self, images: NDArray[np.int64]) -> bool:
+        """Whether the keys of all images are there, or take less time than those of these."""
+        if self._keys is not None or 2 * len(images) >= len(self):
+            return True
+        return len(np.unique(self._texts.groups_of(images))) > MANY_GROUPS
 
     def _all_keys(self) -> pa.Array:
         """The keys of all images. Together they may be longer than the 2 GiB that `string` can count."""

@@ -47,12 +47,19 @@ class Labels:
     never makes the file. Raises AtlasError where the file cannot be written to, or is of a newer version.
     """
 
-    def __init__(self, path: str | Path, canonical: Callable[[str], str] = str) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        canonical: Callable[[str], str] = str,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self.path = Path(path)
+        self._check = check  # called before the file is looked at: whether it is still of the same atlas
         self._canonical = canonical  # a unit's full name, from the full or the short one
 
     def add(self, unit: str, text: str, author: str = "") -> Label:
         """Give a unit a label; the text must not be blank."""
+        self._check()
         if not text.strip():
             raise AtlasError("a label needs a text")
         row = (
@@ -68,6 +75,7 @@ class Labels:
 
     def remove(self, label_id: int) -> bool:
         """Remove a label by its id; tells whether there was one."""
+        self._check()
         if not self.path.exists():
             return False
         with self._connect(write=True) as connection:
@@ -90,6 +98,7 @@ class Labels:
         return [line for line in found if line != "ok"]
 
     def _select(self, condition: str, parameters: tuple[str, ...]) -> list[Label]:
+        self._check()
         if not self.path.exists():
             return []
         with self._connect(write=False) as connection:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from neurolab.data import patience
+from neurolab.data.daemons import DaemonPool
 from neurolab.data.hashing import file_hash
 from neurolab.data.patience import patiently
 from neurolab.data.web import UrlRefused, is_http, may_pass, request
@@ -27,11 +27,12 @@ def fingerprints(urls: Sequence[str]) -> list[str]:
 
     SourceError where there is nothing, or the network fails: with less than all, a source would look changed.
     """
-    pool = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="neurolab-ask")
+    pool = DaemonPool(ASKED_AT_ONCE, "neurolab-ask")
     try:
-        found = list(pool.map(fingerprint, urls))
+        asked = [pool.submit(fingerprint, url) for url in urls]
+        found = [future.result() for future in asked]
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.close()
     if silent := [url for url, told in zip(urls, found, strict=True) if not told]:
         more = f" and {len(silent) - 1} more" if len(silent) > 1 else ""
         warnings.warn(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neurolab.data.combine import ConcatSource
+from neurolab.data.files import ListedFile
 from neurolab.data.folder import IMAGE_SUFFIXES, FolderSource, files_below
 from neurolab.data.parquet import ParquetSource, SavedSource
 from neurolab.data.selected import SelectedSource, split_selection
@@ -111,14 +112,38 @@ def _open_folder(folder: Path) -> Source:
         raise SourceError(f"{folder} holds several splits: name one of {names or 'them (none is there)'}")
     if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
         return SavedSource(folder)
-    found = dict(files_below(folder, (*IMAGE_SUFFIXES, *SHARD_SUFFIXES)))
+    found = _found_in(folder)
     images = [name for name in found if name.lower().endswith(IMAGE_SUFFIXES)]
     shards = _shards_by_pattern(folder, sorted(set(found) - set(images)))
-    if len(shards) + bool(images) > 1:
+    if len(shards) + bool(images) > 1 and not _are_tables_of_files(shards):
         raise SourceError(_several_kinds(folder, images, shards))
     for files in shards.values():
         return _open_files(files, str(folder))
     return FolderSource(folder, files=[(name, found[name]) for name in images])
+
+
+def _found_in(folder: Path) -> dict[str, bool]:
+    """Images and shards below a folder, and which are links to nowhere; only those in it where there are
+    shards and a deeper folder cannot be listed, as `lost+found` on a disk of its own."""
+    try:
+        return dict(files_below(folder, (*IMAGE_SUFFIXES, *SHARD_SUFFIXES)))
+    except SourceError:
+        names = [entry.name for entry in folder.iterdir() if entry.is_file() and entry.name[0] != "."]
+        shards = [name for name in names if name.lower().endswith(SHARD_SUFFIXES)]
+        if not shards or any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
+            raise
+        return dict.fromkeys(shards, False)
+
+
+def _are_tables_of_files(shards: dict[str, list[Path]]) -> bool:
+    """Whether it is Parquet files alone whose first row names a file for its image: those lie beside them."""
+    if len(shards) != 1:
+        return False
+    (files,) = shards.values()
+    if not all(file.name.lower().endswith(".parquet") for file in files):
+        return False
+    first = next(iter(ParquetSource(files)), None)
+    return first is not None and isinstance(first.payload, Path | ListedFile)
 
 
 def _open_images(spec: str) -> Source:

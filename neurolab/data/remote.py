@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import socket
 import urllib.error
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from neurolab.data import patience
+from neurolab.data.daemons import DaemonPool
 from neurolab.data.decode import open_image
 from neurolab.data.files import AGAIN
 from neurolab.data.patience import patiently
@@ -54,28 +54,39 @@ def fetched(records: Iterable[Record]) -> Iterator[Record]:
     """Records in their order, those behind URLs with their bytes, or unreadable where these cannot be had.
 
     A row that fails for reasons of the network is held back until another shows that the network works: after
-    FAILURES_IN_A_ROW of them comes SourceError, and none of these rows.
+    FAILURES_IN_A_ROW of them, or where all that was to be fetched failed, comes SourceError, and none of
+    these rows.
     """
     held: list[Record] = []
-    for record, by_network in _in_order(records):
+    works = False
+    for record, was_remote, by_network in _in_order(records):
         if not by_network:
+            works = works or was_remote
             yield from held
             held.clear()
             yield record
             continue
         held.append(record)
         if len(held) == FAILURES_IN_A_ROW:
-            assert isinstance(record.payload, Unreadable)
-            raise SourceError(
-                f"{len(held)} images in a row could not be fetched, the last one {record.key}: "
-                f"{record.payload.reason}. Check the network and the server, and {AGAIN}"
-            )
+            raise _network_fails(held)
+    if held and not works:
+        raise _network_fails(held)
     yield from held
 
 
-def _in_order(records: Iterable[Record]) -> Iterator[tuple[Record, bool]]:
-    """Records with what was fetched, a window of them at once, and whether the network kept it back."""
-    pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="neurolab-fetch")
+def _network_fails(held: list[Record]) -> SourceError:
+    last = held[-1]
+    assert isinstance(last.payload, Unreadable)
+    return SourceError(
+        f"{len(held)} images in a row could not be fetched, the last one {last.key}: {last.payload.reason}. "
+        f"Check the network and the server, and {AGAIN}"
+    )
+
+
+def _in_order(records: Iterable[Record]) -> Iterator[tuple[Record, bool, bool]]:
+    """Records with what was fetched, a window of them at once; whether there was something to fetch, and
+    whether the network kept it back."""
+    pool = DaemonPool(AT_ONCE, "neurolab-fetch")
     waiting: deque[tuple[Record, Future[Fetched] | None]] = deque()
     try:
         for record in records:
@@ -87,14 +98,14 @@ def _in_order(records: Iterable[Record]) -> Iterator[tuple[Record, bool]]:
         while waiting:
             yield _with_payload(*waiting.popleft())
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.close()
 
 
-def _with_payload(record: Record, future: Future[Fetched] | None) -> tuple[Record, bool]:
+def _with_payload(record: Record, future: Future[Fetched] | None) -> tuple[Record, bool, bool]:
     if future is None:
-        return record, False
+        return record, False, False
     payload, by_network = future.result()
-    return replace(record, payload=payload), by_network
+    return replace(record, payload=payload), True, by_network
 
 
 def fetch(url: str) -> Fetched:
@@ -109,7 +120,8 @@ def fetch(url: str) -> Fetched:
         raise SourceError(f"{url} cannot be fetched: {error}") from error
     except Exception as error:
         reason = f"the row has no bytes, and {url} cannot be fetched: {type(error).__name__}: {error}"
-        by_network = may_pass(error) and not _is_no_address(error)
+        # An answer, be it that the server fails, has come over a network that works.
+        by_network = may_pass(error) and not isinstance(error, urllib.error.HTTPError)
         return Fetched(Unreadable(reason), by_network)
 
 
@@ -119,12 +131,7 @@ def _read(url: str) -> bytes:
 
 
 def _may_pass(error: Exception) -> bool:
-    return may_pass(error) and not _is_no_address(error) and not _is_unknown_host(error)
-
-
-def _is_no_address(error: Exception) -> bool:
-    """What is no URL, or of a scheme that nobody knows."""
-    return isinstance(error, ValueError | http.client.InvalidURL)
+    return may_pass(error) and not _is_unknown_host(error)
 
 
 def _is_unknown_host(error: Exception) -> bool:

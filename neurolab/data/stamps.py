@@ -17,8 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 
 RECIPE = 1  # goes up when hashes are made in another way
-YOUNG_SECONDS = 2.0
-"""A file that was changed no longer ago may be changed again without a trace in its times."""
+YOUNG_SECONDS = 60.0
+"""A file that was changed no longer ago may be changed again without a trace in its times: a page that is
+written through a memory map leaves none until the system has put it on the disk, half a minute later."""
 
 
 def stamp(kind: str, files: Iterable[tuple[str, Path]]) -> str | None:
@@ -42,7 +43,8 @@ def stamp(kind: str, files: Iterable[tuple[str, Path]]) -> str | None:
 def remembered(stamp: Callable[[], str | None], compute: Callable[[], str]) -> str:
     """The hash that was computed when the stamp was the same, or else what `compute` gives, which is kept for
     the next time where the stamp stays the same meanwhile."""
-    before, folder = stamp(), _folder()
+    folder = _folder()
+    before = None if folder is None else stamp()
     if before is None or folder is None:
         return compute()
     path = folder / before

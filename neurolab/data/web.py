@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from neurolab.errors import SourceError
 
 TIMEOUT_SECONDS = 60.0
 GONE = (404, 410)
+UNKNOWN_METHODS = (501, 505)
 PASSING_REFUSALS = (408, 425, 429)
 """Timeout, too early, too many requests: the only answers of the 400s that may be others later."""
 
@@ -24,7 +26,8 @@ class UrlRefused(SourceError):
 
 def may_pass(error: Exception) -> bool:
     """Whether asking again may help: all that a network does, but no answer that is meant to last."""
-    return not isinstance(error, SourceError | FileNotFoundError | PermissionError | ImportError)
+    lasting = SourceError | FileNotFoundError | PermissionError | ImportError | ValueError
+    return not isinstance(error, lasting | http.client.InvalidURL)
 
 
 def is_http(url: str) -> bool:
@@ -49,7 +52,7 @@ def request(
         return urllib.request.urlopen(asked, timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code // 100 != 4 or error.code in PASSING_REFUSALS:
+        if error.code not in UNKNOWN_METHODS and (error.code // 100 != 4 or error.code in PASSING_REFUSALS):
             raise
         what = "there is nothing at" if error.code in GONE else "the server refuses"
         raise UrlRefused(f"{what} {url} ({error.code} {error.reason})") from error

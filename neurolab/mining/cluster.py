@@ -160,6 +160,8 @@ def _mine(
                     yield part
                     came += 1
             except ray.exceptions.RayError as error:
+                if not _is_death(ray, error):
+                    raise
                 raise _lost(chosen[came:], error) from error
 
     while state.edges() is None and (chosen := _first(shards, state, task)):
@@ -169,14 +171,24 @@ def _mine(
         yield from mined(list(runs(rest, _groups_of_run(rest, count))), state.edges())
 
 
+def _is_death(ray: Any, error: BaseException | None) -> bool:
+    """Whether an actor, its worker or its node died, and not a call in it."""
+    names = ("RayActorError", "WorkerCrashedError", "OutOfMemoryError", "NodeDiedError")
+    kinds = tuple(getattr(ray.exceptions, name) for name in names if hasattr(ray.exceptions, name))
+    while error is not None and not isinstance(error, kinds):
+        error = error.__cause__
+    return error is not None
+
+
 def _lost(left: Sequence[Sequence[Span]], error: Exception) -> NeurolabError:
     """What to say when Ray has given up on some of the runs that are left."""
     first = left[0][0] if left else None
     where = f"at or behind batch {first.first} of {first.shard.name}" if first else "at the end"
+    why = (str(error).strip() or repr(error)).splitlines()[0]
     return NeurolabError(
-        f"actors died {RETRIES + 1} times over the same images, or Ray cannot go on, {where}: "
-        f"{str(error).strip().splitlines()[0]}. What came before is kept: see to the machines (is their "
-        "memory short?), or look for the image without --ray, and start the same build again"
+        f"actors died {RETRIES + 1} times over the same images, {where}: {why}. What came before is kept: "
+        "see to the machines (is their memory short?), or look for the image without --ray, and start the "
+        "same build again"
     )
 
 

@@ -103,7 +103,7 @@ class Histogram:
             near = np.flatnonzero(np.abs(exact_place - edge) < 1e-4)
         slots = np.floor(np.clip(exact_place, -1, self.bins)) + 1
         units = near % len(edges)
-        slots.ravel()[near] = self._compare(exact.ravel()[near], edges[units], edge.ravel()[near])
+        slots.ravel()[near] = self._compare(exact.ravel()[near], edges, units, edge.ravel()[near])
         slots += np.arange(len(edges)) * (self.bins + 2)
         missing = np.isnan(slots)
         counted = slots[~missing] if missing.any() else slots.ravel()
@@ -111,12 +111,16 @@ class Histogram:
         counts += np.bincount(counted.astype(np.intp), minlength=counts.size).reshape(counts.shape)
 
     def _compare(
-        self, values: NDArray[np.float64], edges: NDArray[np.float64], edge: NDArray[np.float64]
+        self,
+        values: NDArray[np.float64],
+        edges: NDArray[np.float64],
+        units: NDArray[np.int64],
+        edge: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """The column of values [n] between edges [n, bins + 1] that lie next to edge number `edge`, or far
-        outside."""
+        """The column of values [n] of some units [n], with edges [units, bins + 1], that lie next to edge
+        number `edge` of theirs, or far outside."""
         inside = np.clip(edge, 0, self.bins)
-        at = edges[np.arange(len(edges)), inside.astype(np.intp)]
+        at = edges[units, inside.astype(np.intp)]
         slots = inside + (values >= at)
         # The last bin holds its right edge.
         return np.where((inside == self.bins) & (values == at), self.bins, slots)

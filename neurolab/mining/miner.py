@@ -14,7 +14,7 @@ from rich.filesize import decimal
 
 from neurolab.atlas import Atlas
 from neurolab.atlas.clearing import clear
-from neurolab.atlas.manifest import check_folder, describe_model
+from neurolab.atlas.manifest import MANIFEST, check_folder, describe_model
 from neurolab.data.combine import LimitedSource
 from neurolab.data.decode import ImageTransform
 from neurolab.data.loader import load_batches
@@ -27,7 +27,7 @@ from neurolab.mining.identity import Identity, same_build, unfinished
 from neurolab.mining.job import Job
 from neurolab.mining.observations import check_number, count_per_image
 from neurolab.mining.parts import Task
-from neurolab.mining.remembered import Kept, bytes_per_unit
+from neurolab.mining.remembered import Kept, at_most, bytes_per_unit
 from neurolab.mining.selection import find_units
 from neurolab.models.sites import Site
 from neurolab.models.zoo import Model
@@ -106,12 +106,15 @@ def mine(
     opened = opened if limit is None else opened.limit(limit)
     chosen, only = find_units(model, sites, units, reduction)
     count = sum(len(only.get(site.name, range(site.units))) for site in chosen)
-    memory = _needed(count, kept)
     if workers is None:
         workers = default_workers() if cluster is None else 1
     with status(progress, f"Hashing {opened.location}"):
         about = opened.describe()
-    check_number(about["size"] or 0, count_per_image(chosen, reduction))
+    per_image = count_per_image(chosen, reduction)
+    check_number(about["size"] or 0, per_image)
+    memory = "the same"
+    if overwrite or not (out / MANIFEST).exists():  # what is finished needs none any more
+        memory = _needed(count, at_most(kept, about["size"], max(per_image.values())))
     settings = {"batch_size": batch_size, "reduction": reduction, "thumbnail": thumbnail} | asdict(kept)
     if only:
         settings["units"] = {name: of.tolist() for name, of in only.items()}

@@ -147,11 +147,12 @@ def spans(
 
 
 def runs(spans: Iterable[Span], groups: int) -> Iterator[list[Span]]:
-    """Spans in their order, as many together as have so many groups, the last of them included."""
+    """Spans in their order, as many together as have so many groups, the last of them included; and none
+    behind one whose length nobody knows."""
     run: list[Span] = []
     for span in spans:
         run.append(span)
-        if sum(one.groups for one in run) >= groups:
+        if span.stop is None or sum(one.groups for one in run) >= groups:
             yield run
             run = []
     if run:

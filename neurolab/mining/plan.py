@@ -22,7 +22,7 @@ from neurolab.mining.forward import Forward
 from neurolab.mining.miner import check_counts, default_workers, torch_threads
 from neurolab.mining.observations import check_number, count_per_image
 from neurolab.mining.precision import PrecisionEffect, effect_of_precision
-from neurolab.mining.remembered import Kept, bytes_per_unit
+from neurolab.mining.remembered import Kept, at_most, bytes_per_unit
 from neurolab.mining.selection import find_units
 from neurolab.models.sites import Site
 from neurolab.models.zoo import Model
@@ -116,7 +116,8 @@ def plan(
     rate = (done - before) / (ended - began)
     images, mined, written = opened.size(), *(sum(s.units for s in of) for of in (forward.sites, chosen))
     embedding = 2 * (forward.embedding_dim or 0)
-    in_memory, on_disk = bytes_per_unit(kept, max(per_image.values()))
+    most = max(per_image.values())
+    in_memory, on_disk = bytes_per_unit(at_most(kept, images, most), most)
     image_bytes = float(np.mean(row_bytes)) + embedding
     return Plan(
         sites=len(chosen),

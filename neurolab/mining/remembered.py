@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -188,6 +188,11 @@ _KINDS: dict[str, Any] = {
     "buckets": ActivationBuckets,
     "coactivation": CoActivation,
 }
+
+
+def at_most(kept: Kept, images: int | None, per_image: int = 1) -> Kept:
+    """What can be kept of so many images at most (None: nobody knows how many): no larger a sample."""
+    return kept if images is None else replace(kept, sample=max(1, min(kept.sample, images * per_image)))
 
 
 def bytes_per_unit(kept: Kept, per_image: int = 1) -> tuple[int, int]:

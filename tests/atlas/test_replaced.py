@@ -32,6 +32,8 @@ READS: dict[str, Callable[[Atlas], Any]] = {
     "units by sql": lambda a: a.sql("SELECT * FROM units"),
     "shards": lambda a: a.shards(),
     "pictures": lambda a: a.pictures(),
+    "labels": lambda a: a.labels.all(),
+    "a label less": lambda a: a.labels.remove(1),
     "a label": lambda a: a.labels.add(UNIT, "spider"),
     "a picture": lambda a: a.add_pictures([FakePicture(UNIT, np.zeros((4, 4, 3), np.uint8))]),
     "export": lambda a: export(a, a.path.with_name("exported"), "csv"),

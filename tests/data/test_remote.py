@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import io
 import socket
+import subprocess
+import sys
 import threading
 import urllib.error
 from collections.abc import Iterator, Sequence
@@ -18,6 +20,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import neurolab.data.remote
+from neurolab.data.daemons import DaemonPool
 from neurolab.data.decode import ImageTransform, decode_image
 from neurolab.data.loader import load_batches
 from neurolab.data.parquet import ParquetSource
@@ -211,3 +214,55 @@ def test_hashing_fetches_nothing(tmp_path: Path, server: Server) -> None:
 def test_nobody_there_to_one_who_asks_for_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SourceError, match="Check the network"):
         decode_image(Remote("http://127.0.0.1:9/x.jpg"))
+
+
+def unreachable(monkeypatch: pytest.MonkeyPatch, gone: set[str]) -> None:
+    """No network for the URLs that end in `gone`; behind the others there is an image."""
+
+    def fetch(url: str) -> Fetched:
+        if url.rpartition("/")[2] in gone:
+            return Fetched(Unreadable(f"{url} cannot be fetched"), by_network=True)
+        return Fetched(encoded(1))
+
+    monkeypatch.setattr(neurolab.data.remote, "fetch", fetch)
+
+
+def test_a_small_shard_of_which_nothing_comes_is_no_shard_of_bad_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = table(tmp_path, [f"http://x/{number}.jpg" for number in range(5)])
+    unreachable(monkeypatch, {f"{number}.jpg" for number in range(5)})
+    with pytest.raises(SourceError, match=r"5 images in a row could not be fetched, the last one 4\.jpg"):
+        list(fetched(source))
+    unreachable(monkeypatch, {f"{number}.jpg" for number in range(1, 5)})
+    bad = [isinstance(record.payload, Unreadable) for record in fetched(source)]
+    assert bad == [False, True, True, True, True]
+
+
+def test_a_server_that_fails_has_answered(tmp_path: Path, server: Server) -> None:
+    """However many of its rows there are: the network works."""
+    server.refused = {"GET": [503]}
+    rows = range(FAILURES_IN_A_ROW + 8)
+    source = table(tmp_path, [f"{server.address}/{number % 6}.jpg" for number in rows])
+    assert all(isinstance(record.payload, Unreadable) for record in fetched(source))
+
+
+def test_a_silent_server_keeps_no_process_from_ending(tmp_path: Path) -> None:
+    """Ctrl-C is not waited for by threads that wait for a server."""
+    code = (
+        "import threading, time; from neurolab.data.daemons import DaemonPool; pool = DaemonPool(2, 'x');"
+        "futures = [pool.submit(time.sleep, 600) for _ in range(5)]; time.sleep(0.1); pool.close();"
+        "print([future.cancelled() for future in futures], pool.submit(len, 'abc').done())"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split("]")[0] == "[False, False, True, True, True"
+
+
+def test_threads_that_nobody_waits_for_give_results_and_errors() -> None:
+    pool = DaemonPool(3, "test")
+    results = [pool.submit(divmod, number, 3) for number in range(20)]
+    assert [future.result() for future in results] == [divmod(number, 3) for number in range(20)]
+    with pytest.raises(ZeroDivisionError):
+        pool.submit(divmod, 1, 0).result()
+    pool.close()

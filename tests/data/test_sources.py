@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -368,3 +369,33 @@ def test_a_folder_may_be_called_as_a_selection_is_written(tmp_path: Path) -> Non
     assert [record.key for record in open_source(str(folder))] == ["a.jpg"]
     with pytest.raises(SourceError, match="there is nothing at"):
         open_source(str(tmp_path / "pictures[label=y]"))
+
+
+def test_tables_lie_beside_the_images_that_they_name(place: Path) -> None:
+    folder = place / "named"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(encoded(1))
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    images = pa.array([{"bytes": None, "path": "a.jpg"}], kind)
+    pq.write_table(pa.table({"image": images}), folder / "t.parquet")
+    source = open_source(str(folder))
+    assert isinstance(source, ParquetSource) and len(source) == 1
+
+
+def test_a_folder_that_may_not_be_listed_does_not_hide_the_shards_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tar(tmp_path / "a.tar", samples(3))
+    (tmp_path / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def forbidden(path: Any) -> Any:
+        if Path(path).name == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    assert len(open_source(str(tmp_path))) == 3
+    (tmp_path / "a.tar").unlink()
+    with pytest.raises(SourceError, match=r"cannot list .*lost.found: Permission denied"):
+        open_source(str(tmp_path))

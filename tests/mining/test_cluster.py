@@ -55,6 +55,13 @@ class Broken(NoiseSource):
         raise SourceError("the disk of noise is full of holes")
 
 
+class Wrong(NoiseSource):
+    """Has a bug."""
+
+    def read(self, shard: Shard, start: int = 0, stop: int | None = None) -> Iterator[Record]:
+        raise RuntimeError("a programmer forgot something")
+
+
 @pytest.fixture(scope="module")
 def two_nodes() -> Iterator[Any]:
     from ray.cluster_utils import Cluster as Nodes
@@ -99,6 +106,9 @@ def test_an_actor_dies_and_the_files_are_those_of_one_process(tmp_path: Path, tw
 
     with pytest.raises(SourceError, match="full of holes"):
         small_build(tmp_path / "broken", Broken(), cluster=cluster)
+    with pytest.raises(Exception, match="a programmer forgot") as raised:  # what is no death is not called so
+        small_build(tmp_path / "wrong", Wrong(), cluster=cluster)
+    assert not isinstance(raised.value, NeurolabError)
     # Two nodes are no room for what neither has room for.
     with pytest.raises(NeurolabError, match="have 2 CPU, 0 GPU; 2 CPU, 0 GPU; an actor needs 4 CPU"):
         small_build(tmp_path / "wide", threads=4, cluster=cluster)

@@ -355,6 +355,11 @@ def test_what_no_memory_holds_is_not_begun(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(AtlasError, match=r"16 units need .* MB of memory .*machine has 1.0 MB.*k is 100,000"):
         small_build(tmp_path / "atlas", source, k=100_000)
     assert source.count == 0 and not (tmp_path / "atlas").exists()
+    # A sample has no more images than there are; and what is finished needs no memory.
+    monkeypatch.setattr(miner, "installed_memory", lambda: 10**7)
+    whole = small_build(tmp_path / "atlas", source, sample=10**9)
+    monkeypatch.setattr(miner, "installed_memory", lambda: 1)
+    assert small_build(tmp_path / "atlas", source, sample=10**9).manifest == whole.manifest
 
 
 def test_an_actor_of_a_cluster_has_room_for_its_workers(

@@ -63,7 +63,7 @@ def test_a_plan_is_what_a_build_takes(tiny_clip: Model, image_folder: Path, tmp_
     for summaries in states[-1].sites.values():
         summaries.others()
     held = sum(array.nbytes for summaries in states[-1].sites.values() for array in arrays_of(summaries))
-    waited = found.units * KEPT.sample * 4 * 2  # for the histograms and for the co-activations
+    waited = found.units * len(atlas) * 4 * 2  # all images, for the histograms and for the co-activations
     assert found.memory == pytest.approx(held + waited, rel=0.02)
     written = sum(path.stat().st_size for path in atlas.path.rglob("*") if path.is_file())
     assert found.disk == pytest.approx(written, rel=0.25)
@@ -95,7 +95,7 @@ def test_a_plan_of_a_few_units_is_what_their_build_takes(
     for summaries in states[-1].sites.values():
         summaries.others()
         held += sum(array.nbytes for array in arrays_of(summaries))
-    waited = few.units * Kept.sample * 4  # for the histograms
+    waited = few.units * len(atlas) * 4  # all images, for the histograms
     assert few.memory == pytest.approx(held + waited, rel=0.02)
     assert few.memory < every.memory / 4
     written = sum(path.stat().st_size for path in atlas.path.rglob("*") if path.is_file())

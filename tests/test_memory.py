@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from neurolab.memory import freed_memory_kept, keep_freed_memory
+from neurolab.memory import freed_memory_kept, installed_memory, keep_freed_memory
 
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
 
 # A process of its own, as what it sets stays. Its faults are the pages that the kernel has zeroed anew.
 BLOCKS = """
 import ctypes, resource
-from neurolab.memory import freed_memory_kept, keep_freed_memory
+from neurolab.memory import freed_memory_kept, installed_memory, keep_freed_memory
 c = ctypes.CDLL(None)
 c.malloc.restype, c.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 c.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
@@ -66,3 +68,10 @@ def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     assert not keep_freed_memory()
     with freed_memory_kept() as kept:
         assert not kept
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs Linux's /proc")
+def test_installed_memory_is_what_the_kernel_says() -> None:
+    found = re.search(r"^MemTotal:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    assert found is not None
+    assert installed_memory() == pytest.approx(1024 * int(found[1]), rel=0.01)

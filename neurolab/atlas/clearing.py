@@ -13,24 +13,25 @@ LABELS = "labels.sqlite"
 CLEARING = "clearing"  # lies in BUILDING from before the first file goes until after the last
 
 
-def clear(out: Path, *, keep_labels: bool, weights: str = "") -> None:
+def clear(out: Path, *, before: str, after: str) -> None:
     """Remove what a build has left in `out`, the manifest first; AtlasError while another writes there.
 
-    A clearing that is killed is finished by the writer that comes next, if it is of the model with the hash
-    `weights` or there are no labels. Until the manifest is gone the old atlas is whole, and stays.
+    before, after: the hashes of the weights whose units it was of, and of those that come next; empty where
+    nobody knows. People's labels stay, and are a reason to refuse where the two differ. A clearing that is
+    killed is finished by the writer that comes next. Until the manifest is gone the old atlas is whole, and
+    stays.
     """
-    if not keep_labels and (out / LABELS).exists():
-        raise _of_another_model(out)
+    _check_labels(out, before, after)
     building = out / BUILDING
     if not (building.is_dir() or (out / MANIFEST).exists()):
         raise AtlasError(f"{out} holds no atlas that could be overwritten; choose another folder")
     try:
         building.mkdir(exist_ok=True)
         with locked(building / "lock", wait=False):
-            finish_clearing(out, weights)
-            atomic_write_bytes(building / CLEARING, weights.encode())
+            finish_clearing(out, after)
+            atomic_write_bytes(building / CLEARING, before.encode())
             (out / MANIFEST).unlink(missing_ok=True)
-            finish_clearing(out)
+            finish_clearing(out, after)
     except OSError as error:
         raise AtlasError(f"{out} cannot be overwritten: {error}") from error
 
@@ -40,17 +41,13 @@ def is_half_cleared(out: Path) -> bool:
     return (out / BUILDING / CLEARING).exists() and not (out / MANIFEST).exists()
 
 
-def finish_clearing(out: Path, weights: str = "") -> None:
-    """Remove what a killed clearing left, if there was one; only who holds the lock may call this.
-
-    weights: hash of the model that comes next. AtlasError where labels were kept that are of another.
-    """
+def finish_clearing(out: Path, after: str) -> None:
+    """Remove what a killed clearing left, if there was one; only who holds the lock may call this. after: as
+    for `clear`."""
     if not is_half_cleared(out):
         return
     building = out / BUILDING
-    before = (building / CLEARING).read_text("utf-8")
-    if before and weights and before != weights and (out / LABELS).exists():
-        raise _of_another_model(out)
+    _check_labels(out, (building / CLEARING).read_text("utf-8"), after)
     for path in [*out.glob("*.parquet"), out / "report.json", out / "sites", out / "pictures"]:
         _remove(path)
     for path in building.iterdir():
@@ -59,11 +56,12 @@ def finish_clearing(out: Path, weights: str = "") -> None:
     (building / CLEARING).unlink()
 
 
-def _of_another_model(out: Path) -> AtlasError:
-    return AtlasError(
-        f"{out} holds labels that people gave to the units of another model ({LABELS}); "
-        "choose another folder, or move them away"
-    )
+def _check_labels(out: Path, before: str, after: str) -> None:
+    if before and after and before != after and (out / LABELS).exists():
+        raise AtlasError(
+            f"{out} holds labels that people gave to the units of another model ({LABELS}); "
+            "choose another folder, or move them away"
+        )
 
 
 def _remove(path: Path) -> None:

@@ -116,9 +116,6 @@ class LimitedSource(Source):
         return {shard.name: place for place, shard in enumerate(self._every)}
 
     def recall(self, counted: Mapping[str, int], begun: Mapping[str, int]) -> None:
-        """Learn how many records were counted in shards that were read to their end before, and how many at
-        least are in those that were begun: streams would be read again to count them.
-        """
         self._counted |= counted
         self._begun |= begun
 

@@ -8,7 +8,7 @@ where it was. Nothing here imports torch: the decode workers import this module.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +96,11 @@ class Source(ABC):
     @abstractmethod
     def content_hash(self) -> str:
         """SHA-256 (hex) of what the source holds; the same wherever it lies. May read everything once."""
+
+    def recall(self, counted: Mapping[str, int], begun: Mapping[str, int]) -> None:  # noqa: B027
+        """Learn how many records an earlier pass has counted in shards that it read to their end, and how
+        many at least are in those that it began: where numbers matter, streams would be read again for them.
+        """
 
     def size(self) -> int | None:
         """The number of records, bad images included; None where it is not known without reading."""

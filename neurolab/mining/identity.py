@@ -105,7 +105,7 @@ def _finished(out: Path, identity: Identity, *, overwrite: bool) -> Atlas | None
     except AtlasError:
         if not overwrite:
             raise
-        clear(out, keep_labels=True)
+        clear(out, before="", after=identity["model"]["weights_hash"])
         return None
     if different := differences(atlas.manifest, identity, engine=False):
         _throw_away(out, "a finished atlas", atlas.manifest, identity, different, overwrite=overwrite)
@@ -116,7 +116,8 @@ def _finished(out: Path, identity: Identity, *, overwrite: bool) -> Atlas | None
                 f"{out} is damaged: {lost} missing, or of another size than written. Restore it from a copy, "
                 "or build it again with overwrite=True (--overwrite)"
             )
-        clear(out, keep_labels=True, weights=identity["model"]["weights_hash"])
+        weights = identity["model"]["weights_hash"]
+        clear(out, before=weights, after=weights)
         return None
     return atlas
 
@@ -135,9 +136,8 @@ def _throw_away(
             f"{out} holds {kind} of something else: {'; '.join(different)}. Give the same model, source and "
             "settings, choose another folder, or start afresh with overwrite=True (--overwrite)"
         )
-    weights = before["model"].get("weights_hash")
-    same = weights == identity["model"]["weights_hash"]
-    clear(out, keep_labels=same, weights=str(weights or ""))
+    weights = str(before["model"].get("weights_hash") or "not told")
+    clear(out, before=weights, after=identity["model"]["weights_hash"])
 
 
 def _lost_files(atlas: Atlas) -> str:

@@ -15,7 +15,6 @@ from rich.filesize import decimal
 from neurolab.atlas import Atlas
 from neurolab.atlas.clearing import clear
 from neurolab.atlas.manifest import MANIFEST, check_folder, describe_model
-from neurolab.data.combine import LimitedSource
 from neurolab.data.decode import ImageTransform
 from neurolab.data.loader import load_batches
 from neurolab.data.sources import Source, open_source
@@ -112,9 +111,9 @@ def mine(
         about = opened.describe()
     per_image = count_per_image(chosen, reduction)
     check_number(about["size"] or 0, per_image)
-    memory = "the same"
+    memory = count * bytes_per_unit(at_most(kept, about["size"], max(per_image.values())))[0]
     if overwrite or not (out / MANIFEST).exists():  # what is finished needs none any more
-        memory = _needed(count, at_most(kept, about["size"], max(per_image.values())))
+        _check_memory(count, memory, kept)
     settings = {"batch_size": batch_size, "reduction": reduction, "thumbnail": thumbnail} | asdict(kept)
     if only:
         settings["units"] = {name: of.tolist() for name, of in only.items()}
@@ -133,7 +132,7 @@ def mine(
     by_name = {site.name: site for site in chosen}
     chosen = [by_name[name] for name in identity["settings"]["sites"]]
     transform = ImageTransform(model.image_size, model.resize_mode, model.interpolation, thumbnail)
-    say(progress, f"{len(chosen)} sites, {count:,} units: {memory} of memory for what is remembered of them")
+    say(progress, f"{len(chosen)} sites, {count:,} units: {decimal(memory)} of memory for what is remembered")
     with ExitStack() as stack:
         stack.enter_context(torch_threads(identity["settings"]["threads"]))
         job = Job(model, chosen, out, identity, checkpoint_seconds, sorts, only)
@@ -143,15 +142,14 @@ def mine(
             if not overwrite:
                 raise
             # It is the same build, but damaged.
-            clear(out, keep_labels=True, weights=model.weights_hash)
+            clear(out, before=model.weights_hash, after=model.weights_hash)
             stack.enter_context(job)
         what, behind = f"Mining {model.name}", job.state.records
         if behind:
             ready, every = len(job.state.finished), len(opened.shards())
             say(progress, f"Going on behind {behind:,} images: {ready:,} of {every:,} shards are finished")
-        if isinstance(opened, LimitedSource):
-            whole, some = job.state.finished, job.state.shards
-            opened.recall({row.name: row.records for row in whole}, {row.name: row.records for row in some})
+        whole, begun = job.state.finished, job.state.shards
+        opened.recall({row.name: row.records for row in whole}, {row.name: row.records for row in begun})
         reporter = stack.enter_context(reporting(progress, what, about["size"], behind))
         if cluster is None:
             done = job.state.done
@@ -164,9 +162,9 @@ def mine(
         return job.finish()
 
 
-def _needed(units: int, kept: Kept) -> str:
-    """The memory for so many units, in words; AtlasError where the machine has not as much."""
-    needed, there = units * bytes_per_unit(kept)[0], installed_memory()
+def _check_memory(units: int, needed: int, kept: Kept) -> None:
+    """AtlasError where the machine has not so many bytes as so many units need."""
+    there = installed_memory()
     if there is not None and needed > there:
         raise AtlasError(
             f"{units:,} units need {decimal(needed)} of memory for what is remembered of them, and this "
@@ -174,7 +172,6 @@ def _needed(units: int, kept: Kept) -> str:
             f"bucket_images {kept.bucket_images:,}, coactivation {kept.coactivation:,}), or mine fewer units "
             "at a time"
         )
-    return decimal(needed)
 
 
 def _identity(

@@ -140,6 +140,9 @@ class Sieve:
             hashes_there = sent(observed.hashes.view(np.int64), values.device)
             placed = self._draws.place(batch.numbers)
             kinds.add_(self._draws.admitted(batch, placed, hashes_there).view(torch.uint8), alpha=DRAWN)
+        spread = (
+            batch.spread()
+        )  # asked for before the wait for what is found, as a device then has nothing to do
         units, rows = kinds.T.nonzero(as_tuple=True)
         found = Entries(
             units,
@@ -149,7 +152,7 @@ class Sieve:
             kinds[rows, units],
             batch.low,
             batch.high,
-            batch.spread(),
+            spread,
         )
         entries = Entries(*(tensor.to("cpu", non_blocking=True) for tensor in found))
         arrived = torch.cuda.Event() if values.is_cuda else None

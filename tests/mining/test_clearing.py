@@ -84,7 +84,7 @@ def test_a_clearing_killed_at_any_step_is_finished_by_the_next_build(
         with pytest.MonkeyPatch.context() as patch:
             kill_at(step, patch)
             try:
-                clear(out, keep_labels=True)
+                clear(out, before="", after="")
                 break
             except Killed:
                 pass
@@ -103,7 +103,7 @@ def test_a_writer_of_its_own_finishes_the_clearing_too(old: Path, tmp_path: Path
     out = Path(shutil.copytree(old, tmp_path / "atlas"))
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_at(5, patch)
-        clear(out, keep_labels=True)
+        clear(out, before="", after="")
     AtlasWriter(out, model=MODEL, source=SOURCE, settings=SETTINGS).close()
     assert [path.name for path in out.iterdir()] == [BUILDING]
 
@@ -144,7 +144,7 @@ def test_a_clearing_that_never_began_leaves_the_old_atlas(old: Path, tmp_path: P
     out, whole = Path(shutil.copytree(old, tmp_path / "atlas")), digests(old)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_at(1, patch)
-        clear(out, keep_labels=True)
+        clear(out, before="", after="")
     assert (out / BUILDING / "clearing").exists()
     assert len(small_build(out).pictures()) == 1
     shutil.rmtree(out / BUILDING)

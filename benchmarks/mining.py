@@ -34,6 +34,7 @@ def measure(plan: Plan, folder: Path) -> Iterator[Row]:
     yield rows.growth(plan, folder)
     yield from rows.queries(plan, folder)
     yield from rows.gpu()
+    yield rows.device_memory()
     yield from rows.cost(plan)
 
 

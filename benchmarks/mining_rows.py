@@ -12,6 +12,7 @@ import mining_child as child
 import mining_memory as memory
 import mining_peers as engines
 import mining_speed as speed
+import mining_traffic as traffic
 import numpy as np
 import torch
 from mining_pictures import write_shards
@@ -211,6 +212,15 @@ def queries(plan: Plan, folder: Path) -> Iterator[Row]:
         low, middle, high = np.percentile(times, [5, 50, 95])
         what = f"ms, {measure}, of {size.sites * size.units:,} units, median"
         yield Row(key, what, goal, float(middle), float(low), float(high), note="5th to 95th percentile")
+
+
+def device_memory() -> Row:
+    """What finding and counting ask of a device's memory: on any machine the same."""
+    measure = "bytes of a device's memory that finding and counting read or write, a value"
+    units, rows = traffic.UNITS, traffic.ROWS
+    seen = traffic.WARM + (traffic.BATCHES - 1) * rows
+    note = f"a batch of {rows} with {units:,} units, {seen:,} images in"
+    return Row("device_bytes_per_value", measure, value=traffic.bytes_per_value(), note=note)
 
 
 def cost(plan: Plan) -> Iterator[Row]:

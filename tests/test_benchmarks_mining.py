@@ -54,6 +54,7 @@ def scripts() -> Iterator[dict[str, ModuleType]]:
                 "mining_speed",
                 "mining_plan",
                 "mining_state",
+                "mining_traffic",
                 "peers",
                 "report",
             )
@@ -374,3 +375,14 @@ def test_the_command_writes_both_files(
     numbers = json.loads(Path(out[0]).read_text())
     assert numbers["gpu_bare_rate_fraction"] is None and numbers["settings"]["images"] == 50_176
     assert "| measure | goal | value |" in Path(out[1]).read_text()
+
+
+def test_traffic_is_what_operations_read_and_write(scripts: dict[str, ModuleType]) -> None:
+    a, b = torch.ones(10, 20), torch.ones(20)
+    with scripts["mining_traffic"].Traffic() as traffic:
+        a.T.view(20, 10)[:5]
+    assert traffic.bytes == 0
+    with scripts["mining_traffic"].Traffic() as traffic:
+        a + b
+        b.expand(10, 20) * 2.0
+    assert traffic.bytes == 4 * ((200 + 20 + 200) + (20 + 200))
